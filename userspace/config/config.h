@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// config/config.h: the configuration file as plain values, and the parser that makes them.
+// Pure: reads no file and no environment by itself (the caller hands in text and a lookup), so it can be fuzzed.
+// tests/unit/config_test.cc keeps every key, default and message true.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/endpoint.h"
+#include "base/log.h"
+
+namespace penstock::config {
+
+using std::chrono::milliseconds;
+
+enum class Engine { automatic, sockmap, io_uring };  // "auto", "sockmap", "io_uring"
+enum class ProxyProtocol { off, v1, v2 };
+enum class Family { any, v4, v6 };
+
+struct Daemon {
+  unsigned threads = 0;  // 0: one per CPU
+  Engine engine = Engine::automatic;
+  std::string user, group;
+  milliseconds shutdown_grace{30'000};
+  log::Level log_level = log::Level::info;
+  log::Format log_format = log::Format::text;
+  bool log_access = true;
+};
+
+struct Admin {
+  std::string socket = "/run/penstock/admin.sock";
+  std::string http = "127.0.0.1:9464";
+};
+
+struct Bpf {
+  std::string pin = "/sys/fs/bpf/penstock";
+  uint32_t max_flows = 0;  // 0: from RAM and the descriptor limit
+};
+
+struct Flow {
+  uint64_t buffer_bytes = 4 << 20;
+  uint64_t pipe_bytes = 1 << 20;
+};
+
+// Each key may stand in [timeouts], a listener or an upstream; the nearest one wins (listener for what concerns
+// the client's side: client_hello, proxy_header, idle, half_closed, keepalive; upstream for connect, keepalive).
+struct Timeouts {
+  std::optional<milliseconds> client_hello, proxy_header, connect, idle, half_closed, keepalive;
+};
+// [timeouts] itself, every value present.
+Timeouts default_timeouts();  // 5s 5s 5s 1h 5m 75s
+
+struct Limits {
+  std::optional<uint64_t> memory_bytes;  // default: a quarter of RAM
+};
+
+struct Server {
+  std::string host;                // a name, or the text of an address
+  std::optional<IpAddress> address;  // set when `host` is an address
+  std::optional<uint16_t> port;    // unset: the port the client came in on
+  std::string text;                // as written, after ${ENV}
+};
+
+struct Upstream {
+  std::string name;
+  std::vector<Server> servers;     // at least one
+  ProxyProtocol proxy_protocol = ProxyProtocol::off;
+  Family family = Family::any;
+  Timeouts timeouts;
+};
+
+struct Bind {
+  std::optional<IpAddress> address;  // unset: every IPv4 and every IPv6 address
+  uint16_t port = 0;
+  std::string text;
+};
+
+// A pattern of `sni`: exact, "*.example.net" (every name below), "mta-sts.*" (that first label), "*" (any).
+struct Route {
+  std::vector<std::string> sni;   // lower case
+  std::vector<std::string> alpn;  // as on the wire
+  std::vector<Cidr> source;
+  std::vector<uint16_t> port;
+  std::string upstream;           // empty when `reject`
+  bool reject = false;
+};
+
+struct Listener {
+  std::string name;
+  std::vector<Bind> bind;
+  std::string upstream;           // when no route matches
+  std::vector<Route> routes;
+  Timeouts timeouts;
+};
+
+struct Config {
+  Daemon daemon;
+  Admin admin;
+  Bpf bpf;
+  Flow flow;
+  Timeouts timeouts = default_timeouts();
+  Limits limits;
+  std::vector<Upstream> upstreams;  // in the order of the file
+  std::vector<Listener> listeners;
+};
+
+// One mistake. `text` is "FILE:LINE:COL: error: what, and what is accepted" (or "warning:").
+struct Diagnostic {
+  bool is_error = true;
+  std::string text;
+};
+
+struct Parsed {
+  std::optional<Config> config;          // present when no diagnostic is an error
+  std::vector<Diagnostic> diagnostics;   // every mistake of the file, in the order of the lines
+};
+
+using Lookup = std::function<std::optional<std::string>(std::string_view name)>;  // of ${NAME}
+
+// Never throws; any bytes are accepted as `text` (at most 1 MiB, else one error).
+Parsed parse(std::string_view text, std::string_view file_name, const Lookup& environment);
+
+// penstock.env: NAME=value lines, '#' comments, optional 'export ', single or double quotes around the value.
+struct EnvFile {
+  std::map<std::string, std::string, std::less<>> values;
+  std::vector<Diagnostic> diagnostics;
+};
+EnvFile parse_env(std::string_view text, std::string_view file_name);
+
+// Reads FILE and the env file beside it (or `env_file`), looks names up in the process environment first.
+// A file that cannot be read is one diagnostic.
+Parsed load(const std::string& file, const std::optional<std::string>& env_file);
+
+}  // namespace penstock::config
