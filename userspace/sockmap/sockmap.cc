@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sockmap/sockmap.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"
+#pragma GCC diagnostic ignored "-Wshadow"
+#include "penstock.skel.h"
+#pragma GCC diagnostic pop
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "sockmap/cgroup.h"
+
+namespace penstock::sockmap {
+namespace {
+
+constexpr uint32_t kEventRingBytes = 256 << 10;
+constexpr long kBpfFsMagic = 0xcafe4a11;  // BPF_FS_MAGIC, include/uapi/linux/magic.h
+constexpr const char* kPinned[] = {"flows", "listeners", "upstreams", "totals"};
+
+// libbpf talks on stderr; keep what it says for the error we return.
+thread_local std::string t_libbpf_said;
+int on_libbpf_print(libbpf_print_level level, const char* format, va_list arguments) {
+  if (level == LIBBPF_DEBUG) return 0;
+  char line[512];
+  vsnprintf(line, sizeof line, format, arguments);
+  if (level == LIBBPF_WARN && t_libbpf_said.size() < 2048) t_libbpf_said += line;
+  return 0;
+}
+
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
+
+Error refused(const char* step, int error) {
+  const char* hint = error == EPERM ? "; CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed" : "";
+  std::string said = t_libbpf_said.empty() ? "" : " (" + first_line(t_libbpf_said) + ")";
+  return Error{fmt::format("{}: {}{}{}", step, strerror(error), hint, said)};
+}
+
+template <typename T>
+T* map_memory(int fd, size_t bytes) {
+  size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* p = mmap(nullptr, (bytes + page - 1) / page * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
+}
+
+size_t pages(size_t bytes) {
+  size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
+}  // namespace
+
+struct Sockmap::Impl {
+  Options options;
+  penstock_bpf* skeleton = nullptr;
+  bpf_link* socket_ops = nullptr;
+  OwnCgroup cgroup;
+  std::string pin_error;
+  bool pinned = false;
+  int sources = -1, targets = -1, direction_of = -1, flows = -1, trim = -1, publish = -1;
+  penstock_direction* directions = nullptr;
+  penstock_globals* globals = nullptr;
+  penstock_totals* totals = nullptr;
+  penstock_listener* listeners = nullptr;
+  penstock_upstream* upstreams = nullptr;
+  struct Ring {
+    Fd map;
+    ring_buffer* buffer = nullptr;
+    const std::function<void(const penstock_event&)>* on_event = nullptr;
+  };
+  std::vector<std::unique_ptr<Ring>> rings;
+
+  ~Impl() {
+    unpin();
+    for (auto& r : rings) ring_buffer__free(r->buffer);
+    if (socket_ops) bpf_link__destroy(socket_ops);
+    cgroup.leave();
+    if (directions) munmap(directions, pages(sizeof(penstock_direction) * 2 * options.flows_max));
+    if (globals) munmap(globals, pages(sizeof *globals));
+    if (totals) munmap(totals, pages(sizeof *totals));
+    if (listeners) munmap(listeners, pages(sizeof *listeners * PENSTOCK_LISTENERS_MAX));
+    if (upstreams) munmap(upstreams, pages(sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX));
+    penstock_bpf__destroy(skeleton);
+  }
+
+  Status load();
+  Status attach();
+  void pin();
+  void unpin();
+};
+
+Status Sockmap::Impl::load() {
+  skeleton = penstock_bpf__open();
+  if (!skeleton) return refused("cannot open the BPF object", errno);
+  skeleton->rodata->pull_enabled = options.pull;
+  skeleton->rodata->cut_enabled = options.cut;
+  auto& maps = skeleton->maps;
+  for (bpf_map* m : {maps.sources, maps.targets, maps.direction_of, maps.directions})
+    bpf_map__set_max_entries(m, 2 * options.flows_max);
+  bpf_map__set_max_entries(maps.flows, options.flows_max);
+  if (int e = penstock_bpf__load(skeleton)) return refused("the kernel refused the BPF programs", -e);
+  sources = bpf_map__fd(maps.sources);
+  targets = bpf_map__fd(maps.targets);
+  direction_of = bpf_map__fd(maps.direction_of);
+  flows = bpf_map__fd(maps.flows);
+  trim = bpf_program__fd(skeleton->progs.trim);
+  publish = bpf_program__fd(skeleton->progs.publish);
+  directions = map_memory<penstock_direction>(bpf_map__fd(maps.directions), sizeof(penstock_direction) * 2 * options.flows_max);
+  globals = map_memory<penstock_globals>(bpf_map__fd(maps.globals), sizeof *globals);
+  totals = map_memory<penstock_totals>(bpf_map__fd(maps.totals), sizeof *totals);
+  listeners = map_memory<penstock_listener>(bpf_map__fd(maps.listeners), sizeof *listeners * PENSTOCK_LISTENERS_MAX);
+  upstreams = map_memory<penstock_upstream>(bpf_map__fd(maps.upstreams), sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX);
+  if (!directions || !globals || !totals || !listeners || !upstreams) return refused("cannot map the BPF maps", errno);
+  globals->memory_limit_bytes = options.memory_limit_bytes;
+  for (uint32_t t = 0; t < options.threads; t++) {
+    auto ring = std::make_unique<Ring>();
+    ring->map = Fd(bpf_map_create(BPF_MAP_TYPE_RINGBUF, "penstock_events", 0, 0, kEventRingBytes, nullptr));
+    int fd = ring->map.get();
+    if (fd < 0 || bpf_map_update_elem(bpf_map__fd(maps.events), &t, &fd, BPF_ANY)) return refused("cannot make an event ring", errno);
+    ring->buffer = ring_buffer__new(
+        fd,
+        [](void* context, void* data, size_t size) {
+          auto* r = static_cast<Ring*>(context);
+          if (size >= sizeof(penstock_event)) (*r->on_event)(*static_cast<penstock_event*>(data));
+          return 0;
+        },
+        ring.get(), nullptr);
+    if (!ring->buffer) return refused("cannot read an event ring", errno);
+    rings.push_back(std::move(ring));
+  }
+  return Nothing{};
+}
+
+Status Sockmap::Impl::attach() {
+  if (bpf_prog_attach(bpf_program__fd(skeleton->progs.verdict), sources, BPF_SK_SKB_STREAM_VERDICT, 0))
+    return refused("cannot attach the verdict program", errno);
+  auto entered = OwnCgroup::enter();
+  if (!entered) return entered.error();
+  cgroup = std::move(*entered);
+  socket_ops = bpf_program__attach_cgroup(skeleton->progs.socket_ops, cgroup.fd());
+  if (!socket_ops) return refused("cannot attach the sock_ops program to our cgroup", errno);
+  return Nothing{};
+}
+
+// As bpftool does: a bpffs is mounted at /sys/fs/bpf where none is. Pins are for the operator's eyes; without them
+// every promise still holds, so a failure is told, not fatal.
+void Sockmap::Impl::pin() {
+  if (options.pin.empty()) return;
+  std::string parent = options.pin.substr(0, options.pin.rfind('/'));
+  struct statfs fs {};
+  if (parent == "/sys/fs/bpf" && statfs(parent.c_str(), &fs) == 0 && fs.f_type != kBpfFsMagic)
+    mount("bpf", parent.c_str(), "bpf", 0, "mode=0700");
+  if (statfs(parent.c_str(), &fs) || fs.f_type != kBpfFsMagic) {
+    pin_error = fmt::format("{} is not on a bpffs (mount -t bpf bpf /sys/fs/bpf)", options.pin);
+    return;
+  }
+  if (mkdir(options.pin.c_str(), 0755) && errno != EEXIST) {
+    pin_error = fmt::format("cannot make {}: {}", options.pin, strerror(errno));
+    return;
+  }
+  pinned = true;
+  for (const char* name : kPinned) {
+    std::string path = options.pin + "/" + name;
+    ::unlink(path.c_str());  // of a daemon that was killed
+    bpf_map* m = bpf_object__find_map_by_name(skeleton->obj, name);
+    if (bpf_obj_pin(bpf_map__fd(m), path.c_str())) pin_error = fmt::format("cannot pin {}: {}", path, strerror(errno));
+  }
+}
+
+void Sockmap::Impl::unpin() {
+  if (!pinned) return;
+  for (const char* name : kPinned) ::unlink((options.pin + "/" + name).c_str());
+  rmdir(options.pin.c_str());
+  pinned = false;
+}
+
+Sockmap::Sockmap(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Sockmap::~Sockmap() = default;
+
+Result<std::unique_ptr<Sockmap>> Sockmap::open(const Options& options) {
+  PENSTOCK_ASSERT(options.threads <= PENSTOCK_THREADS_MAX);
+  libbpf_set_print(on_libbpf_print);
+  t_libbpf_said.clear();
+  auto impl = std::make_unique<Impl>();
+  impl->options = options;
+  if (auto s = impl->load(); !s) return s.error();
+  if (auto s = impl->attach(); !s) return s.error();
+  impl->pin();
+  return std::unique_ptr<Sockmap>(new Sockmap(std::move(impl)));
+}
+
+penstock_direction& Sockmap::direction(uint32_t index) { return impl_->directions[index]; }
+penstock_globals& Sockmap::globals() { return *impl_->globals; }
+penstock_totals& Sockmap::totals() { return *impl_->totals; }
+penstock_listener* Sockmap::listeners() { return impl_->listeners; }
+penstock_upstream* Sockmap::upstreams() { return impl_->upstreams; }
+const std::string& Sockmap::cgroup() const { return impl_->cgroup.path(); }
+const std::string& Sockmap::pin_error() const { return impl_->pin_error; }
+const std::string& Sockmap::pin() const { return impl_->options.pin; }
+
+namespace {
+
+// `charged` and its sum change together, as in the programs.
+void discharge(penstock_direction& d, penstock_globals& g) {
+  uint32_t before = std::atomic_ref(d.charged).exchange(0);
+  std::atomic_ref(g.held_bytes).fetch_sub(before);
+}
+
+}  // namespace
+
+int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes, uint32_t limit_bytes) {
+  for (uint32_t i : {2 * slot, 2 * slot + 1}) {
+    penstock_direction& d = direction(i);
+    discharge(d, globals());  // a program of the slot's last flow may have charged after leave()
+    d.redirected = d.base_redirected = d.active_ns = 0;
+    d.base_seq = d.over_epoch = d.broken = d.smalls = d.small_truesize = d.trimmed = 0;
+    d.ratio_x16 = 16;
+    d.flow_cookie = cookies[0];
+    d.epoch++;
+    d.closed_epoch = d.epoch;
+    d.want_close = d.epoch - 1;
+    d.base_taken = d.base_epoch;
+    d.over_epoch = d.epoch - 1;
+    d.high_bytes = high_bytes;
+    d.limit_bytes = limit_bytes;
+    d.thread = thread;
+    if (bpf_map_update_elem(impl_->direction_of, &cookies[i & 1], &i, BPF_ANY)) return errno;
+  }
+  return 0;
+}
+
+int Sockmap::join(uint32_t index, int fd) {
+  uint64_t value = static_cast<uint64_t>(fd);
+  return bpf_map_update_elem(impl_->targets, &index, &value, BPF_ANY) ? errno : 0;
+}
+
+int Sockmap::open_valve(uint32_t index, int fd, bool fresh) {
+  penstock_direction& d = direction(index);
+  PENSTOCK_ASSERT(closed(index));
+  if (fresh) d.base_epoch++;
+  // closed_epoch != epoch from here on: what the programs see once the socket is in must say "open".
+  std::atomic_ref(d.epoch).fetch_add(1, std::memory_order_seq_cst);
+  uint64_t value = static_cast<uint64_t>(fd);
+  if (bpf_map_update_elem(impl_->sources, &index, &value, BPF_ANY) == 0) return 0;
+  int error = errno;
+  std::atomic_ref(d.closed_epoch).store(d.epoch, std::memory_order_seq_cst);
+  return error;
+}
+
+int Sockmap::kick(int fd) {
+  int one = 1;  // tcp_set_rcvlowat() ends in tcp_data_ready(), and that in the verdict
+  return setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one) ? errno : 0;
+}
+
+bool Sockmap::close_valve(uint32_t index, int fd) {
+  if (closed(index)) return true;
+  penstock_direction& d = direction(index);
+  std::atomic_ref(d.want_close).store(d.epoch, std::memory_order_seq_cst);
+  // tcp_sendmsg() computes the MSS, and so calls socket_ops, under the lock before it looks at the length. After our
+  // own FIN it fails earlier with EPIPE: then nothing was closed, and only the flag can tell.
+  (void)!::send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (closed(index)) return true;
+  std::atomic_ref(d.want_close).store(d.epoch - 1, std::memory_order_seq_cst);
+  return closed(index);
+}
+
+bool Sockmap::closed(uint32_t index) {
+  penstock_direction& d = direction(index);
+  return std::atomic_ref(d.closed_epoch).load(std::memory_order_seq_cst) == d.epoch;
+}
+
+int Sockmap::attach_trim(int fd) {
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &impl_->trim, sizeof impl_->trim) ? errno : 0;
+}
+
+void Sockmap::leave(uint32_t slot, const uint64_t cookies[2]) {
+  for (int side = 0; side < 2; side++) bpf_map_delete_elem(impl_->direction_of, &cookies[side]);
+  discharge(direction(2 * slot), globals());
+  discharge(direction(2 * slot + 1), globals());
+}
+
+int Sockmap::show(uint64_t cookie, const penstock_flow& flow) {
+  return bpf_map_update_elem(impl_->flows, &cookie, &flow, BPF_ANY) ? errno : 0;
+}
+
+void Sockmap::publish(const penstock_publish& what) {
+  penstock_publish context = what;
+  bpf_test_run_opts o{};
+  o.sz = sizeof o;
+  o.ctx_in = &context;
+  o.ctx_size_in = sizeof context;
+  bpf_prog_test_run_opts(impl_->publish, &o);
+}
+
+void Sockmap::hide(uint64_t cookie) { bpf_map_delete_elem(impl_->flows, &cookie); }
+
+int Sockmap::event_fd(uint32_t thread) const { return impl_->rings[thread]->map.get(); }
+
+void Sockmap::consume(uint32_t thread, const std::function<void(const penstock_event&)>& on_event) {
+  auto& r = *impl_->rings[thread];
+  r.on_event = &on_event;
+  ring_buffer__consume(r.buffer);
+  r.on_event = nullptr;
+}
+
+}  // namespace penstock::sockmap

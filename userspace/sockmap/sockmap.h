@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// sockmap/sockmap.h: the kernel's half of every flow: the BPF object, its maps, and the few acts on them. libbpf lives
+// here and nowhere else. Which act is allowed when is the caller's business (flow/handoff.cc, flow/lane_change.cc);
+// what the programs do meanwhile is told in bpf/README.md. Thread-safe; an act on one flow comes from one thread.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "bpf/abi.h"
+
+namespace penstock::sockmap {
+
+struct Options {
+  uint32_t flows_max = 1024;
+  uint32_t threads = 1;
+  uint64_t memory_limit_bytes = 256u << 20;
+  std::string pin;           // directory on a bpffs for flows, listeners, upstreams, totals; empty: not pinned
+  bool pull = true;          // make segments of many small fragments linear
+  bool cut = true;           // cut overlaps; false only to show that the self-test notices
+};
+
+class Sockmap {
+ public:
+  // Loads, attaches the verdict to `sources` and socket_ops to a cgroup that holds this process alone: must come
+  // before any TCP socket of ours exists. Errors say which step the kernel refused and what it needs.
+  static Result<std::unique_ptr<Sockmap>> open(const Options& options);
+  ~Sockmap();  // unpins, detaches, leaves and removes the cgroup
+
+  // ---- memory shared with the programs and with whoever dumps the maps ----
+  penstock_direction& direction(uint32_t index);
+  penstock_globals& globals();
+  penstock_totals& totals();
+  penstock_listener* listeners();   // PENSTOCK_LISTENERS_MAX
+  penstock_upstream* upstreams();   // PENSTOCK_UPSTREAMS_MAX
+
+  // ---- one flow. Every int is 0 or an errno. ----
+  // Clears both directions of `slot`; then the verdict knows the sockets by their cookies.
+  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes, uint32_t limit_bytes);
+  // Puts socket `index` (2 * slot or 2 * slot + 1) where the other one can redirect to.
+  int join(uint32_t index, int fd);
+  // Puts a source into the splice. `fresh`: nothing waits for the target (its write_seq is the new base).
+  // EOPNOTSUPP: a FIN has passed. After it, kick().
+  int open_valve(uint32_t index, int fd, bool fresh);
+  // Hands over what arrived before the valve was open.
+  static int kick(int fd);
+  // Takes a source out under its socket lock. False: not closed, the direction is still spliced.
+  bool close_valve(uint32_t index, int fd);
+  bool closed(uint32_t index);
+  int attach_trim(int fd);  // also for what a listener accepts
+  // Forgets the cookies and the charges of `slot`. Before the descriptors are closed.
+  void leave(uint32_t slot, const uint64_t cookies[2]);
+
+  // ---- what operators see in `flows` ----
+  int show(uint64_t cookie, const penstock_flow& flow);
+  void publish(const penstock_publish& what);
+  void hide(uint64_t cookie);
+
+  // ---- events of a thread ----
+  int event_fd(uint32_t thread) const;  // readable when consume() has something
+  void consume(uint32_t thread, const std::function<void(const penstock_event&)>& on_event);
+
+  const std::string& cgroup() const;
+  const std::string& pin_error() const;  // why nothing is pinned; empty when all is well
+  const std::string& pin() const;
+
+ private:
+  struct Impl;
+  explicit Sockmap(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace penstock::sockmap
