@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <regex>
+#include <thread>
+
+#include "base/fd.h"
+
+namespace penstock {
+namespace {
+
+// Standard error goes into a pipe as long as this lives.
+class CapturedStderr {
+ public:
+  CapturedStderr() {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    read_.reset(ends[0]);
+    saved_.reset(dup(STDERR_FILENO));
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[1]);
+  }
+  ~CapturedStderr() { restore(); }
+
+  // What was written, up to and including what `last` causes; reads while it runs.
+  template <typename Last>
+  std::string text_after(Last last) {
+    std::string out;
+    std::thread reader([&] {
+      char buffer[4096];
+      for (ssize_t n; (n = read(read_.get(), buffer, sizeof buffer)) > 0;)
+        out.append(buffer, static_cast<size_t>(n));
+    });
+    last();
+    restore();
+    reader.join();
+    return out;
+  }
+  std::string text() {
+    return text_after([] {});
+  }
+
+ private:
+  void restore() {
+    if (saved_.valid()) dup2(saved_.get(), STDERR_FILENO);
+    saved_.reset();
+  }
+  Fd read_, saved_;
+};
+
+TEST(Log, BeforeStartALineIsWrittenAtOnce) {
+  CapturedStderr captured;
+  log::info("listening on {}", 25);
+  EXPECT_TRUE(std::regex_match(
+      captured.text(), std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info  listening on 25\n)")));
+}
+
+TEST(Log, TextLinesInOrder) {
+  CapturedStderr captured;
+  log::start(log::Level::debug, log::Format::text);
+  log::debug("a");
+  log::warn("b");
+  log::error("c");
+  log::stop();
+  EXPECT_EQ(std::regex_replace(captured.text(), std::regex(R"((^|\n)[0-9TZ:.-]+ )"), "$1"),
+            "debug a\nwarn  b\nerror c\n");
+  EXPECT_EQ(log::dropped(), 0u);
+}
+
+TEST(Log, JsonIsOneObjectPerLine) {
+  CapturedStderr captured;
+  log::start(log::Level::info, log::Format::json);
+  log::info("{}", "unknown key \"a\\b\"\n\xff");
+  log::stop();
+  EXPECT_EQ(
+      std::regex_replace(captured.text(), std::regex(R"(\d)"), "0"),
+      R"({"time":"0000-00-00T00:00:00.000Z","level":"info","message":"unknown key \"a\\b\"\u000a\u00ff"})"
+      "\n");
+}
+
+TEST(Log, BelowItsLevelNothingIsWritten) {
+  CapturedStderr captured;
+  log::start(log::Level::warn, log::Format::text);
+  EXPECT_FALSE(log::enabled(log::Level::info));
+  EXPECT_TRUE(log::enabled(log::Level::warn));
+  log::info("not this");
+  log::write(log::Level::debug, "nor this");
+  log::stop();
+  EXPECT_EQ(captured.text(), "");
+  log::start(log::Level::info, log::Format::text);
+  log::stop();
+}
+
+TEST(Log, WhenNobodyReadsTheWriterGoesOnAndTheLossIsCounted) {
+  constexpr uint64_t kLines = 20'000;  // more than the queue and the pipe hold
+  CapturedStderr captured;
+  log::start(log::Level::info, log::Format::text);
+  for (uint64_t i = 0; i < kLines; ++i) log::info("line {}", i);
+  EXPECT_GT(log::dropped(), 0u);
+
+  const std::string text = captured.text_after([] { log::stop(); });
+  EXPECT_EQ(static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n')) + log::dropped(), kLines);
+  EXPECT_NE(text.find("line 19999\n"), text.npos) << "the newest lines are kept";
+}
+
+TEST(Log, EscapedShowsPrintableAsciiAndNothingElse) {
+  EXPECT_EQ(log::escaped("mail.example.net"), "mail.example.net");
+  EXPECT_EQ(log::escaped(std::string_view("a\0\n\x7f\xff\"\\", 7)), R"(a\x00\x0a\x7f\xff\x22\x5c)");
+  EXPECT_EQ(log::escaped("abcdef", 3), "abc");
+  EXPECT_EQ(log::escaped(std::string(300, 'x')).size(), 255u);
+}
+
+}  // namespace
+}  // namespace penstock
