@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// dns/resolver.h: names to addresses without blocking a worker. c-ares lives here and nowhere else, on a thread of
-// its own. Answers are cached for their TTL (at least 1 s, at most 1 h); one question per name is in flight.
+// dns/resolver.h: names to addresses without blocking a worker. c-ares lives in this folder and nowhere else,
+// on a thread of its own. Answers are cached for their TTL (at least 1 s, at most 1 h), failures for 1 s; one
+// question per name and family is in flight, however many wait for it. A question is answered within
+// kAnswerMax. Kept true by tests/dns/resolver_test.cc, against a real server.
 #pragma once
 #include <chrono>
 #include <functional>
@@ -14,6 +16,8 @@
 
 namespace penstock::dns {
 
+inline constexpr std::chrono::milliseconds kAnswerMax{5000};
+
 enum class Family { any, v4, v6 };
 
 struct Answer {
@@ -23,13 +27,16 @@ struct Answer {
 
 class Resolver {
  public:
-  // Reads resolv.conf and hosts as the system does. `servers`: "address[:port]" list instead, for tests and [dns].servers.
+  // Reads resolv.conf (again whenever it changes) and hosts as the system does.
+  // `servers`: "address[:port]" list instead of resolv.conf's, for tests and [dns].servers.
   static Result<std::unique_ptr<Resolver>> start(const std::vector<std::string>& servers = {});
-  ~Resolver();  // answers what is outstanding with an error, joins the thread
+  // Answers what is outstanding with an error, joins the thread. REQUIRES: not called from a `done`.
+  ~Resolver();
 
   using Done = std::function<void(const Answer&)>;
-  // Thread-safe. A fresh cached answer is delivered before this returns, on the caller's thread; else `done` runs
-  // once, later, on the resolver's thread. Names are at most 253 bytes.
+  // Thread-safe, also from a `done`. A fresh cached answer, and the refusal of what cannot be a host name
+  // (labels of 1-63 letters, digits, '-', '_'; 253 bytes in all), is delivered before this returns, on the
+  // caller's thread; else `done` runs once, later, on the resolver's thread, and must not block it.
   void resolve(std::string_view name, Family family, Done done);
 
  private:

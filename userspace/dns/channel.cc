@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dns/channel.h"
+
+#include <ares.h>
+#include <netdb.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/log.h"
+
+namespace penstock::dns {
+namespace {
+
+constexpr int kTries = 2;
+
+// c-ares waits `timeout` for each server in turn, then twice that in the second round.
+int timeout_ms_for(int server_count) {
+  return std::max(200, static_cast<int>(kChannelTimeout.count()) / (3 * std::max(1, server_count)));
+}
+
+int count_system_servers() {
+  ares_channel channel = nullptr;
+  if (ares_init(&channel) != ARES_SUCCESS) return 1;
+  ares_addr_port_node* servers = nullptr;
+  int count = 0;
+  if (ares_get_servers_ports(channel, &servers) == ARES_SUCCESS) {
+    for (const auto* s = servers; s != nullptr; s = s->next) ++count;
+    ares_free_data(servers);
+  }
+  ares_destroy(channel);
+  return count;
+}
+
+// "192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353". c-ares itself takes any digits as a
+// port.
+bool is_server(std::string_view text) {
+  std::string_view host = text;
+  std::optional<std::string_view> port;
+  if (text.starts_with('[')) {
+    size_t end = text.find("]:");
+    if (end == text.npos) return false;
+    host = text.substr(1, end - 1);
+    port = text.substr(end + 2);
+  } else if (size_t colon = text.find(':'); colon != text.npos && colon == text.rfind(':')) {
+    host = text.substr(0, colon);
+    port = text.substr(colon + 1);
+  }
+  uint16_t number = 1;
+  if (port) {
+    auto [end, error] = std::from_chars(port->data(), port->data() + port->size(), number);
+    if (error != std::errc() || end != port->data() + port->size()) return false;
+  }
+  return number != 0 && IpAddress::parse(host).has_value();
+}
+
+std::string error_text(int status, Family family) {
+  switch (status) {
+    case ARES_ENOTFOUND:
+      return "no such name";
+    case ARES_ENODATA:
+      return family == Family::v6   ? "the name has no IPv6 address"
+             : family == Family::v4 ? "the name has no IPv4 address"
+                                    : "the name has no address";
+    case ARES_ETIMEOUT:
+      return "timeout";
+    case ARES_ECONNREFUSED:
+      // Also what c-ares 1.18 makes of REFUSED, SERVFAIL and NOTIMP from the last server.
+      return "no DNS server could be reached, or none would answer";
+    case ARES_EDESTRUCTION:
+    case ARES_ECANCELLED:
+      return "the resolver stopped";
+    default:
+      return ares_strerror(status);
+  }
+}
+
+// v6 and v4 in turn, v6 first (RFC 8305 4), each family in the order of the answer, no address twice.
+std::vector<IpAddress> interleaved(const ares_addrinfo& info) {
+  std::vector<IpAddress> v6, v4, all;
+  for (const auto* node = info.nodes; node != nullptr; node = node->ai_next) {
+    auto endpoint = Endpoint::from_sockaddr(node->ai_addr, node->ai_addrlen);
+    if (!endpoint) continue;
+    auto& family = endpoint->address.is_v4() ? v4 : v6;
+    if (std::find(family.begin(), family.end(), endpoint->address) == family.end()) {
+      family.push_back(endpoint->address);
+    }
+  }
+  for (size_t i = 0; i < std::max(v6.size(), v4.size()); ++i) {
+    if (i < v6.size()) all.push_back(v6[i]);
+    if (i < v4.size()) all.push_back(v4[i]);
+  }
+  return all;
+}
+
+std::chrono::seconds shortest_ttl(const ares_addrinfo& info) {
+  int ttl = static_cast<int>(std::chrono::seconds(std::chrono::hours(24)).count());
+  for (const auto* node = info.nodes; node != nullptr; node = node->ai_next)
+    ttl = std::min(ttl, node->ai_ttl);
+  for (const auto* name = info.cnames; name != nullptr; name = name->next) ttl = std::min(ttl, name->ttl);
+  return std::chrono::seconds(ttl);
+}
+
+}  // namespace
+
+struct Channel::Lookup {
+  Channel* channel;
+  Family family;
+  Done done;
+
+  static void on_done(void* arg, int status, int /*timeouts*/, ares_addrinfo* info) {
+    std::unique_ptr<Lookup> self(static_cast<Lookup*>(arg));
+    Outcome outcome;
+    if (status == ARES_SUCCESS && info != nullptr) {
+      outcome.answer.addresses = interleaved(*info);
+      outcome.ttl = shortest_ttl(*info);
+    }
+    if (info != nullptr) ares_freeaddrinfo(info);
+    if (outcome.answer.addresses.empty()) {
+      outcome.answer.error = error_text(status == ARES_SUCCESS ? ARES_ENODATA : status, self->family);
+    }
+    --self->channel->outstanding_;
+    self->done(std::move(outcome));
+  }
+};
+
+Result<std::unique_ptr<Channel>> Channel::open(const std::vector<std::string>& servers) {
+  static const int library = ares_library_init(ARES_LIB_INIT_ALL);
+  if (library != ARES_SUCCESS) return Error{std::string("DNS: ") + ares_strerror(library)};
+  std::string list;
+  for (const auto& server : servers) {
+    if (!is_server(server)) {
+      return Error{"DNS: bad server \"" + log::escaped(server) +
+                   "\" (accepted: an address, with or without :port)"};
+    }
+    list += (list.empty() ? "" : ",") + server;
+  }
+  std::unique_ptr<Channel> channel(new Channel);
+  ares_options options{};
+  options.tries = kTries;
+  options.timeout =
+      timeout_ms_for(servers.empty() ? count_system_servers() : static_cast<int>(servers.size()));
+  options.sock_state_cb = &Channel::on_socket_state;
+  options.sock_state_cb_data = channel.get();
+  int status = ares_init_options(&channel->ares_, &options,
+                                 ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB);
+  if (status != ARES_SUCCESS) {
+    channel->ares_ = nullptr;
+    return Error{std::string("DNS: ") + ares_strerror(status)};
+  }
+  if (!list.empty() && ares_set_servers_ports_csv(channel->ares_, list.c_str()) != ARES_SUCCESS) {
+    return Error{"DNS: c-ares refuses the servers " + list};
+  }
+  return channel;
+}
+
+Channel::~Channel() {
+  if (ares_ != nullptr) ares_destroy(ares_);
+  PENSTOCK_ASSERT(outstanding_ == 0);
+}
+
+void Channel::lookup(const std::string& name, Family family, Done done) {
+  ares_addrinfo_hints hints{};
+  hints.ai_flags = ARES_AI_NOSORT;  // sorting would open a socket for each address
+  hints.ai_family = family == Family::v4 ? AF_INET : family == Family::v6 ? AF_INET6 : AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  ++outstanding_;
+  ares_getaddrinfo(ares_, name.c_str(), nullptr, &hints, &Lookup::on_done,
+                   new Lookup{this, family, std::move(done)});
+}
+
+void Channel::on_socket_state(void* self, int fd, int readable, int writable) {
+  auto& sockets = static_cast<Channel*>(self)->sockets_;
+  short events = static_cast<short>((readable != 0 ? POLLIN : 0) | (writable != 0 ? POLLOUT : 0));
+  if (events == 0) {
+    sockets.erase(fd);
+  } else {
+    sockets[fd] = events;
+  }
+}
+
+void Channel::add_to(std::vector<pollfd>* wanted) const {
+  for (auto [fd, events] : sockets_) wanted->push_back({fd, events, 0});
+}
+
+std::chrono::milliseconds Channel::next_timeout(std::chrono::milliseconds most) const {
+  timeval limit{most.count() / 1000, static_cast<suseconds_t>(most.count() % 1000 * 1000)};
+  timeval space;
+  const timeval* next = ares_timeout(ares_, &limit, &space);
+  return std::chrono::milliseconds(next->tv_sec * 1000 + (next->tv_usec + 999) / 1000);
+}
+
+void Channel::process(std::span<const pollfd> polled) {
+  ares_process_fd(ares_, ARES_SOCKET_BAD, ARES_SOCKET_BAD);  // the timeouts
+  for (const auto& p : polled) {
+    if (p.revents == 0 || !sockets_.contains(p.fd)) continue;
+    bool readable = (p.revents & (POLLIN | POLLERR | POLLHUP)) != 0;
+    bool writable = (p.revents & (POLLOUT | POLLERR)) != 0;
+    ares_process_fd(ares_, readable ? p.fd : ARES_SOCKET_BAD, writable ? p.fd : ARES_SOCKET_BAD);
+  }
+}
+
+}  // namespace penstock::dns
