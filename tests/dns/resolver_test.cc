@@ -283,8 +283,7 @@ TEST(Resolver, refuses_a_server_that_is_no_address) {
     auto resolver = Resolver::start({bad});
     EXPECT_FALSE(resolver.ok()) << bad;
   }
-  for (const char* good :
-       {"192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353"}) {
+  for (const char* good : {"192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353"}) {
     EXPECT_TRUE(Resolver::start({good}).ok()) << good;
   }
 }
@@ -350,51 +349,69 @@ TEST_F(PrivateEtc, a_new_resolv_conf_is_followed) {
   });
 }
 
-// Says NXDOMAIN to a question it hears a second time: every name costs the first wait of c-ares, 1.5 s.
-class SlowServer {
+// A server with faults. `reply` turns a question into what is sent back, or returns false: nothing is.
+class FaultyServer {
  public:
-  explicit SlowServer(uint16_t port)
-      : socket_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)), stop_(::eventfd(0, EFD_CLOEXEC)) {
+  using Reply = std::function<bool(std::vector<uint8_t>* packet)>;
+
+  FaultyServer(uint16_t port, Reply reply)
+      : socket_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)),
+        stop_(::eventfd(0, EFD_CLOEXEC)),
+        reply_(std::move(reply)) {
     bind_to(socket_, port);
     thread_ = std::thread([this] { run(); });
   }
-  ~SlowServer() {
+  ~FaultyServer() {
     ::eventfd_write(stop_.get(), 1);
     thread_.join();
   }
 
  private:
   void run() {
-    std::vector<uint8_t> before, question(512);
     for (;;) {
       pollfd polled[] = {{socket_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
       ::poll(polled, 2, -1);
       if (polled[1].revents != 0) return;
+      std::vector<uint8_t> packet(512);
       sockaddr_storage from;
       socklen_t length = sizeof from;
-      question.resize(512);
-      ssize_t n = ::recvfrom(socket_.get(), question.data(), question.size(), 0,
-                             reinterpret_cast<sockaddr*>(&from), &length);
+      auto* address = reinterpret_cast<sockaddr*>(&from);
+      ssize_t n = ::recvfrom(socket_.get(), packet.data(), packet.size(), 0, address, &length);
       if (n < 12) continue;
-      question.resize(static_cast<size_t>(n));
-      bool again = question == before;
-      before = question;
-      if (!again) continue;
-      question[2] = 0x81;  // a response, recursion was desired
-      question[3] = 0x83;  // and is available; NXDOMAIN
-      ::sendto(socket_.get(), question.data(), question.size(), 0, reinterpret_cast<sockaddr*>(&from),
-               length);
+      packet.resize(static_cast<size_t>(n));
+      if (reply_(&packet)) ::sendto(socket_.get(), packet.data(), packet.size(), 0, address, length);
     }
   }
 
   Fd socket_, stop_;
+  Reply reply_;
   std::thread thread_;
 };
+
+TEST(Resolver, one_silent_family_does_not_hide_the_other) {
+  uint16_t port = free_port();
+  FaultyServer server(port, [](std::vector<uint8_t>* packet) {
+    if (packet->at(packet->size() - 3) != 1) return false;  // QTYPE is not A
+    (*packet)[2] = 0x81, (*packet)[3] = 0x80;               // a response; recursion was desired, is available
+    (*packet)[7] = 1;                                       // ANCOUNT
+    const uint8_t answer[] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1};
+    packet->insert(packet->end(), std::begin(answer), std::end(answer));
+    return true;
+  });
+  auto resolver = started({at(port)});
+  EXPECT_EQ(ask(*resolver, "mail.test."), "192.0.2.1");
+}
 
 TEST_F(PrivateEtc, a_long_search_list_does_not_prolong_the_wait) {
   in_private_etc([] {
     write("resolv.conf", "nameserver 127.0.0.1\nsearch a.test b.test c.test d.test e.test\n");
-    SlowServer server(53);
+    std::vector<uint8_t> last;
+    FaultyServer server(53, [&](std::vector<uint8_t>* packet) {
+      // Only a question heard a second time is answered: each name costs the first wait of c-ares, 1.5 s.
+      if (std::exchange(last, *packet) != *packet) return false;
+      (*packet)[2] = 0x81, (*packet)[3] = 0x83;  // NXDOMAIN
+      return true;
+    });
     auto resolver = started({});
     auto before = Clock::now();
     EXPECT_EQ(ask(*resolver, "mailbox", Family::v4), "error: timeout");
