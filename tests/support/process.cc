@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/process.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <system_error>
+
+namespace penstock::test {
+namespace {
+
+[[noreturn]] void fail(const char* what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
+
+// Between fork and exec: only what a forked child of a threaded program may do, plus setenv (no thread of a
+// test touches the environment).
+[[noreturn]] void become(const std::vector<char*>& argv, const ProcessOptions& options, int in, int out) {
+  ::setpgid(0, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::dup2(in, STDIN_FILENO);
+  ::dup2(out, STDOUT_FILENO);
+  ::dup2(out, STDERR_FILENO);
+  for (const auto& [name, value] : options.environment) ::setenv(name.c_str(), value.c_str(), 1);
+  if (options.nofile) {
+    const rlimit limit{*options.nofile, *options.nofile};
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::_exit(126);
+  }
+  if (options.uid) {
+    const uid_t id = *options.uid;
+    if (::setgroups(0, nullptr) != 0 || ::setresgid(id, id, id) != 0 || ::setresuid(id, id, id) != 0)
+      ::_exit(126);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  }
+  ::execvp(argv[0], argv.data());
+  ::dprintf(STDERR_FILENO, "%s: %s\n", argv[0], ::strerrordesc_np(errno));
+  ::_exit(127);
+}
+
+}  // namespace
+
+Process::Process(const std::vector<std::string>& argv, const ProcessOptions& options) {
+  int in[2], out[2];
+  if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0) fail("pipe2");
+  Fd in_read(in[0]), out_write(out[1]);
+  stdin_ = Fd(in[1]);
+  Fd out_read(out[0]);
+  std::vector<char*> arguments;
+  for (const auto& word : argv) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+
+  pid_ = ::fork();
+  if (pid_ < 0) fail("fork");
+  if (pid_ == 0) become(arguments, options, in[0], out[1]);
+  ::setpgid(pid_, pid_);  // also here: whoever comes first, signal() may be called at once
+  pidfd_ = Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+
+  if (!options.input.empty() && ::write(in[1], options.input.data(), options.input.size()) < 0) fail("write");
+  if (!options.keep_stdin_open) stdin_.reset();
+  reader_ = std::thread([this, fd = std::move(out_read)] { collect(fd.get()); });
+}
+
+Process::~Process() {
+  ::kill(-pid_, SIGKILL);
+  if (!exit_code_) ::waitpid(pid_, nullptr, 0);
+  reader_.join();
+}
+
+void Process::collect(int fd) {
+  char bytes[4096];
+  for (;;) {
+    const ssize_t n = ::read(fd, bytes, sizeof bytes);
+    if (n < 0 && errno == EINTR) continue;
+    const std::lock_guard lock(mutex_);
+    if (n > 0) output_.append(bytes, static_cast<size_t>(n));
+    if (n <= 0) ended_ = true;
+    changed_.notify_all();
+    if (n <= 0) return;
+  }
+}
+
+std::string Process::output() const {
+  const std::lock_guard lock(mutex_);
+  return output_;
+}
+
+bool Process::wait_for(std::string_view needle, milliseconds limit) const {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, limit, [&] { return ended_ || output_.find(needle) != std::string::npos; });
+  return output_.find(needle) != std::string::npos;
+}
+
+void Process::signal(int number) const {
+  ::kill(pid_, number);
+}
+
+int Process::wait_exit(milliseconds limit) {
+  if (exit_code_) return *exit_code_;
+  pollfd ended{pidfd_.get(), POLLIN, 0};
+  if (::poll(&ended, 1, static_cast<int>(limit.count())) <= 0) {
+    throw std::runtime_error("still running after " + std::to_string(limit.count()) + " ms; it said:\n" +
+                             output());
+  }
+  int status = 0;
+  if (::waitpid(pid_, &status, 0) != pid_) fail("waitpid");
+  exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  // What it wrote last may still be in the pipe. Descendants that keep the pipe open are not waited for long.
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, 1s, [&] { return ended_; });
+  return *exit_code_;
+}
+
+bool Process::running() {
+  if (exit_code_) return false;
+  pollfd ended{pidfd_.get(), POLLIN, 0};
+  return ::poll(&ended, 1, 0) == 0;
+}
+
+}  // namespace penstock::test
