@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// Servers that are not there and limits that are reached: each has its reason and its counter, disturbs no
+// other flow and leaks nothing.
+#include <cerrno>
+#include <csignal>
+#include <vector>
+
+#include "netns/edge.h"
+#include "support/named_echo.h"
+
+namespace penstock::test {
+namespace {
+
+class Fault : public Edge {
+ protected:
+  void start_towards(const std::string& server, const std::string& timeouts = "") {
+    DaemonOptions options;
+    options.tables =
+        timeouts + "\n[upstream.mailbox]\nservers = [\"" + server +
+        "\"]\n[[listener]]\nname = \"mail\"\nbind = [\"127.0.0.1:2525\"]\nupstream = \"mailbox\"\n";
+    start_with(std::move(options));
+  }
+};
+FOR_BOTH_ENGINES(Fault);
+
+TEST_P(Fault, UpstreamRefuses) {
+  start_towards("127.0.0.1:3525");
+  connect().recv_to_end();
+  EXPECT_TRUE(closed_for("connect_refused"));
+}
+
+TEST_P(Fault, UpstreamUnreachable) {
+  start_towards("192.0.2.1:3525");  // no route in this namespace
+  connect().recv_to_end();
+  EXPECT_TRUE(closed_for("connect_unreachable"));
+}
+
+TEST_P(Fault, UpstreamSilent) {
+  netns_.ip("link add quiet type dummy");
+  netns_.ip("addr add 192.0.2.1/24 dev quiet");
+  netns_.ip("link set quiet up");
+  netns_.ip("neigh add 192.0.2.99 lladdr 02:00:00:00:00:99 dev quiet");
+  start_towards("192.0.2.99:3525", "[timeouts]\nconnect = \"300ms\"\n");
+  const TcpStream client = connect();
+  client.send_all("anybody?");
+  client.recv_to_end();
+  EXPECT_TRUE(closed_for("connect_timeout"));
+}
+
+TEST_P(Fault, UpstreamNameDoesNotResolve) {
+  start_towards("nobody.invalid:3525");
+  connect().recv_to_end();
+  EXPECT_TRUE(closed_for("resolve_failed"));
+}
+
+TEST_P(Fault, NextServerTakesOver) {
+  DaemonOptions options;
+  options.tables = R"(
+[upstream.mailbox]
+servers = ["127.0.0.1:3001", "127.0.0.1:3002"]
+[[listener]]
+name = "mail"
+bind = ["127.0.0.1:2525"]
+upstream = "mailbox"
+)";
+  start_with(std::move(options));
+  const NamedEcho second("second", at("127.0.0.1", 3002));
+  for (int round = 0; round < 4; ++round) EXPECT_EQ(connect().recv_line(), "second -");
+}
+
+TEST_P(Fault, ClientsLeaveAtEveryMoment) {
+  start();
+  const NamedEcho server("mailbox", at(kAddress, kServerPort));
+  const TcpStream undisturbed = connect();
+  EXPECT_EQ(undisturbed.recv_line(), "mailbox -");
+  for (int round = 0; round < 200; ++round) {
+    TcpStream client = connect();
+    if (round % 4 >= 1) client.send_all("x");
+    if (round % 4 >= 2) client.recv_exactly(1);
+    if (round % 2 == 0) client.reset();
+  }
+  EXPECT_TRUE(daemon_->wait_active(1)) << daemon_->status();
+  undisturbed.send_all("still here");
+  EXPECT_EQ(undisturbed.recv_exactly(10), "still here");
+}
+
+TEST_P(Fault, MaxFlowsReached) {
+  DaemonOptions options;
+  options.tables = mail_tables();
+  options.max_flows = 4;
+  start_with(std::move(options));
+  const NamedEcho server("mailbox", at(kAddress, kServerPort));
+  std::vector<TcpStream> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.push_back(connect());
+    ASSERT_EQ(clients.back().recv_line(), "mailbox -");
+  }
+  connect().recv_to_end();
+  EXPECT_TRUE(wait_until([&] { return daemon_->closed("max_flows") == 1; })) << daemon_->status();
+  clients[0].send_all("undisturbed");
+  EXPECT_EQ(clients[0].recv_exactly(11), "undisturbed");
+  clients.pop_back();
+  EXPECT_TRUE(daemon_->wait_active(3));
+  EXPECT_EQ(connect().recv_line(), "mailbox -");  // room again
+}
+
+TEST_P(Fault, DescriptorLimitReached) {
+  // Room for the daemon and a few flows: what it has open without any, and 12 more.
+  start();
+  const unsigned idle = at_start_.sockets + at_start_.pipes + at_start_.others;
+  ASSERT_EQ(daemon_->stop(), 0);
+  DaemonOptions options;
+  options.tables = mail_tables();
+  options.process.nofile = idle + 12;
+  start_with(std::move(options));
+  const NamedEcho server("mailbox", at(kAddress, kServerPort));
+  std::vector<TcpStream> clients;
+  for (int i = 0; i < 20; ++i) clients.push_back(connect());
+  EXPECT_TRUE(wait_until([&] { return daemon_->closed("fd_limit") + daemon_->closed("max_flows") > 0; }))
+      << daemon_->log();
+  clients.clear();
+  EXPECT_TRUE(daemon_->wait_active(0));
+  EXPECT_EQ(connect().recv_line(), "mailbox -");  // room again
+}
+
+TEST_P(Fault, HalfClosedTooLong) {
+  DaemonOptions options;
+  options.tables = "[timeouts]\nhalf_closed = \"300ms\"\n" + mail_tables();
+  start_with(std::move(options));
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  client.half_close();
+  EXPECT_EQ(upstream.recv_to_end(), End::fin);
+  EXPECT_TRUE(closed_for("half_closed_timeout"));
+}
+
+TEST_P(Fault, IdleTooLong) {
+  DaemonOptions options;
+  options.tables = "[timeouts]\nidle = \"500ms\"\n" + mail_tables();
+  start_with(std::move(options));
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  for (int i = 0; i < 5; ++i) {  // not idle for 1 s: stays
+    std::this_thread::sleep_for(200ms);
+    client.send_all("x");
+    ASSERT_EQ(upstream.recv_exactly(1), "x");
+  }
+  client.recv_to_end();
+  EXPECT_TRUE(closed_for("idle_timeout"));
+}
+
+TEST_P(Fault, KilledByCommand) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  const Json answer = daemon_->ask({{"command", "kill"}, {"cookie", daemon_->flows()[0].at("cookie")}});
+  if (answer.contains("error")) GTEST_SKIP() << "kill is not available in this version";
+  EXPECT_EQ(client.recv_to_end(), End::reset);
+  EXPECT_EQ(upstream.recv_to_end(), End::reset);
+  EXPECT_TRUE(closed_for("killed"));
+}
+
+// SIGTERM: no new flows, the open ones may finish within shutdown_grace.
+TEST_P(Fault, SigtermDrains) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  daemon_->process().signal(SIGTERM);
+  EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
+  client.send_all("finishing");
+  EXPECT_EQ(upstream.recv_exactly(9), "finishing");
+  client.half_close();
+  EXPECT_EQ(upstream.recv_to_end(), End::fin);
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(), End::fin);
+  EXPECT_EQ(daemon_->process().wait_exit(), 0) << daemon_->log();
+  daemon_.reset();
+}
+
+TEST_P(Fault, SecondSigtermEndsAtOnce) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  daemon_->process().signal(SIGTERM);
+  EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
+  daemon_->process().signal(SIGTERM);
+  EXPECT_EQ(daemon_->process().wait_exit(5s), 0) << daemon_->log();
+  EXPECT_EQ(client.recv_to_end(), End::reset);
+  EXPECT_EQ(upstream.recv_to_end(), End::reset);
+  daemon_.reset();
+}
+
+}  // namespace
+}  // namespace penstock::test
