@@ -301,13 +301,14 @@ int Sockmap::show(uint64_t cookie, const penstock_flow& flow) {
   return bpf_map_update_elem(impl_->flows, &cookie, &flow, BPF_ANY) ? errno : 0;
 }
 
-void Sockmap::publish(const penstock_publish& what) {
+int Sockmap::publish(const penstock_publish& what) {
   penstock_publish context = what;
   bpf_test_run_opts o{};
   o.sz = sizeof o;
   o.ctx_in = &context;
   o.ctx_size_in = sizeof context;
-  bpf_prog_test_run_opts(impl_->publish, &o);
+  if (bpf_prog_test_run_opts(impl_->publish, &o)) return errno;
+  return o.retval ? ENOENT : 0;
 }
 
 void Sockmap::hide(uint64_t cookie) { bpf_map_delete_elem(impl_->flows, &cookie); }

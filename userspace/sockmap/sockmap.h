@@ -56,7 +56,7 @@ class Sockmap {
 
   // ---- what operators see in `flows` ----
   int show(uint64_t cookie, const penstock_flow& flow);
-  void publish(const penstock_publish& what);
+  int publish(const penstock_publish& what);  // ENOENT: not shown
   void hide(uint64_t cookie);
 
   // ---- events of a thread ----
