@@ -5,6 +5,6 @@ include(GoogleTest)
 function(kernel_test name label)
   add_executable(${name} ${ARGN} ${CMAKE_SOURCE_DIR}/tests/support/kernel_test_main.cc)
   target_link_libraries(${name} PRIVATE penstock_test_support)
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 NO_PRETTY_VALUES
     PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77 TIMEOUT 180)
 endfunction()
