@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // config/config.h: the configuration file as plain values, and the parser that makes them.
-// Pure: reads no file and no environment by itself (the caller hands in text and a lookup), so it can be fuzzed.
-// tests/unit/config_test.cc keeps every key, default and message true.
+// Pure: reads no file and no environment by itself (the caller hands in text and a lookup), so it can be
+// fuzzed. tests/unit/config_test.cc keeps every key, default and message true.
 #pragma once
 #include <chrono>
 #include <cstdint>
@@ -49,8 +49,9 @@ struct Flow {
   uint64_t pipe_bytes = 1 << 20;
 };
 
-// Each key may stand in [timeouts], a listener or an upstream; the nearest one wins (listener for what concerns
-// the client's side: client_hello, proxy_header, idle, half_closed, keepalive; upstream for connect, keepalive).
+// Each key may stand in [timeouts] and in a listener, `connect` and `keepalive` in an upstream too. The
+// nearest one wins: on the client's side listener, [timeouts]; on the upstream's side upstream, listener,
+// [timeouts].
 struct Timeouts {
   std::optional<milliseconds> client_hello, proxy_header, connect, idle, half_closed, keepalive;
 };
@@ -62,15 +63,15 @@ struct Limits {
 };
 
 struct Server {
-  std::string host;                // a name, or the text of an address
+  std::string host;                  // a name, or the text of an address
   std::optional<IpAddress> address;  // set when `host` is an address
-  std::optional<uint16_t> port;    // unset: the port the client came in on
-  std::string text;                // as written, after ${ENV}
+  std::optional<uint16_t> port;      // unset: the port the client came in on
+  std::string text;                  // as written, after ${ENV}
 };
 
 struct Upstream {
   std::string name;
-  std::vector<Server> servers;     // at least one
+  std::vector<Server> servers;  // at least one; addresses are of `family`
   ProxyProtocol proxy_protocol = ProxyProtocol::off;
   Family family = Family::any;
   Timeouts timeouts;
@@ -82,20 +83,21 @@ struct Bind {
   std::string text;
 };
 
-// A pattern of `sni`: exact, "*.example.net" (every name below), "mta-sts.*" (that first label), "*" (any).
+// Patterns of `sni`: config/sni_pattern.h. Every key given must match, any one of its values does; one that
+// is empty was not given.
 struct Route {
   std::vector<std::string> sni;   // lower case
   std::vector<std::string> alpn;  // as on the wire
   std::vector<Cidr> source;
   std::vector<uint16_t> port;
-  std::string upstream;           // empty when `reject`
+  std::string upstream;  // empty when `reject`
   bool reject = false;
 };
 
 struct Listener {
   std::string name;
   std::vector<Bind> bind;
-  std::string upstream;           // when no route matches
+  std::string upstream;  // when no route matches
   std::vector<Route> routes;
   Timeouts timeouts;
 };
@@ -118,8 +120,8 @@ struct Diagnostic {
 };
 
 struct Parsed {
-  std::optional<Config> config;          // present when no diagnostic is an error
-  std::vector<Diagnostic> diagnostics;   // every mistake of the file, in the order of the lines
+  std::optional<Config> config;         // present when no diagnostic is an error
+  std::vector<Diagnostic> diagnostics;  // every mistake of the file, in the order of the lines
 };
 
 using Lookup = std::function<std::optional<std::string>(std::string_view name)>;  // of ${NAME}
@@ -127,7 +129,8 @@ using Lookup = std::function<std::optional<std::string>(std::string_view name)>;
 // Never throws; any bytes are accepted as `text` (at most 1 MiB, else one error).
 Parsed parse(std::string_view text, std::string_view file_name, const Lookup& environment);
 
-// penstock.env: NAME=value lines, '#' comments, optional 'export ', single or double quotes around the value.
+// penstock.env: NAME=value lines, '#' comments, optional 'export ', single or double quotes around the value;
+// no escapes, no ${NAME} inside. Where a name stands twice, the last one counts.
 struct EnvFile {
   std::map<std::string, std::string, std::less<>> values;
   std::vector<Diagnostic> diagnostics;

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "bpf/abi.h"
+#include "config/address.h"
+#include "config/parser.h"
+
+namespace penstock::config {
+namespace {
+
+constexpr milliseconds kDurationLeast{1};
+constexpr milliseconds kDurationMost = std::chrono::hours(24 * 30);
+constexpr size_t kUnixPathBytesMax = 107;  // sockaddr_un.sun_path without its NUL
+constexpr size_t kPathBytesMax = 4095;
+
+}  // namespace
+
+std::optional<std::string> Parser::path_of_at_most(const Field& field, size_t bytes_max) {
+  const std::string accepted = fmt::format("an absolute path of at most {} bytes", bytes_max);
+  const std::optional<std::string> path = reader_.string(field, accepted);
+  if (!path) return std::nullopt;
+  const bool printable = std::none_of(path->begin(), path->end(), [](unsigned char c) { return c < 0x20; });
+  if (path->starts_with('/') && path->size() <= bytes_max && printable) return path;
+  diagnostics_->error(field.node.at,
+                      fmt::format("{} is {}; accepted: {}", field.key, quoted(*path), accepted));
+  return std::nullopt;
+}
+
+std::optional<std::string> Parser::path(const Field& field) {
+  return path_of_at_most(field, kPathBytesMax);
+}
+
+std::optional<std::string> Parser::socket_path(const Field& field) {
+  return path_of_at_most(field, kUnixPathBytesMax);
+}
+
+std::optional<std::string> Parser::http_address(const Field& field) {
+  constexpr std::string_view kAccepted = "an address with a port, \"127.0.0.1:9464\", or \"\" for none";
+  const std::optional<std::string> address = reader_.string(field, kAccepted);
+  if (!address || address->empty() || parse_bind(*address)) return address;
+  diagnostics_->error(field.node.at,
+                      fmt::format("{} is {}; accepted: {}", field.key, quoted(*address), kAccepted));
+  return std::nullopt;
+}
+
+Keys Parser::daemon_keys(Daemon* daemon) {
+  Keys log = {
+      {"level",
+       [=, this](const Field& f) {
+         const auto level = reader_.choice<log::Level>(f, {{"debug", log::Level::debug},
+                                                           {"info", log::Level::info},
+                                                           {"warn", log::Level::warn},
+                                                           {"error", log::Level::error}});
+         if (level) daemon->log_level = *level;
+       }},
+      {"format",
+       [=, this](const Field& f) {
+         const auto format =
+             reader_.choice<log::Format>(f, {{"text", log::Format::text}, {"json", log::Format::json}});
+         if (format) daemon->log_format = *format;
+       }},
+      {"access",
+       [=, this](const Field& f) {
+         if (const auto access = reader_.boolean(f)) daemon->log_access = *access;
+       }},
+  };
+  return {
+      {"threads",
+       [=, this](const Field& f) {
+         const auto threads = reader_.integer(f, {0, PENSTOCK_THREADS_MAX});
+         if (threads) daemon->threads = static_cast<unsigned>(*threads);
+       }},
+      {"engine",
+       [=, this](const Field& f) {
+         const auto engine = reader_.choice<Engine>(
+             f, {{"auto", Engine::automatic}, {"sockmap", Engine::sockmap}, {"io_uring", Engine::io_uring}});
+         if (engine) daemon->engine = *engine;
+       }},
+      {"user", into(&daemon->user, &Parser::text)},
+      {"group", into(&daemon->group, &Parser::text)},
+      {"shutdown_grace",
+       [=, this](const Field& f) {
+         const auto grace = reader_.duration(f, milliseconds(0), kDurationMost);
+         if (grace) daemon->shutdown_grace = *grace;
+       }},
+      {"log", section(std::move(log), "daemon.log")},
+  };
+}
+
+Keys Parser::admin_keys(Admin* admin) {
+  return {{"socket", into(&admin->socket, &Parser::socket_path)},
+          {"http", into(&admin->http, &Parser::http_address)}};
+}
+
+Keys Parser::bpf_keys(Bpf* bpf) {
+  constexpr int64_t kMaxFlows = 1 << 24;
+  return {{"pin", into(&bpf->pin, &Parser::path)}, {"max_flows", [=, this](const Field& f) {
+                                                      const auto n = reader_.integer(f, {0, kMaxFlows});
+                                                      if (n) bpf->max_flows = static_cast<uint32_t>(*n);
+                                                    }}};
+}
+
+Keys Parser::flow_keys(Flow* flow) {
+  return {{"buffer",
+           [=, this](const Field& f) {
+             if (const auto bytes = reader_.size(f, 64 << 10, 1 << 30)) flow->buffer_bytes = *bytes;
+           }},
+          {"pipe", [=, this](const Field& f) {
+             if (const auto bytes = reader_.size(f, 4 << 10, 64 << 20)) flow->pipe_bytes = *bytes;
+           }}};
+}
+
+Keys Parser::dns_keys() {
+  return {{"servers"}, {"ttl_min"}, {"ttl_max"}, {"stale"}};
+}
+
+Keys Parser::timeout_keys(Timeouts* timeouts) {
+  const auto timeout = [this](std::optional<milliseconds>* out) {
+    return [this, out](const Field& f) {
+      const auto value = reader_.duration(f, kDurationLeast, kDurationMost);
+      if (!value) return;
+      if (*out) diagnostics_->error(f.node.at, fmt::format("{} stands twice, alone and in timeouts", f.key));
+      *out = value;
+    };
+  };
+  return {
+      {"client_hello", timeout(&timeouts->client_hello)}, {"proxy_header", timeout(&timeouts->proxy_header)},
+      {"connect", timeout(&timeouts->connect)},           {"idle", timeout(&timeouts->idle)},
+      {"half_closed", timeout(&timeouts->half_closed)},   {"keepalive", timeout(&timeouts->keepalive)}};
+}
+
+Keys Parser::upstream_timeout_keys(Timeouts* timeouts) {
+  Keys keys = timeout_keys(timeouts);
+  for (Key& key : keys) {
+    if (key.name != "connect" && key.name != "keepalive") key.read = nullptr;
+  }
+  return keys;
+}
+
+Keys Parser::limit_keys(Limits* limits) {
+  constexpr uint64_t kLeast = 1 << 20, kMost = 1ULL << 44;
+  return {{"memory",
+           [=, this](const Field& f) {
+             if (const auto bytes = reader_.size(f, kLeast, kMost)) limits->memory_bytes = *bytes;
+           }},
+          {"max_flows"},
+          {"max_flows_per_client"},
+          {"new_flows_per_client"},
+          {"rate"}};
+}
+
+}  // namespace penstock::config

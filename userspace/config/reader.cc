@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/reader.h"
+
+#include <algorithm>
+
+#include "base/units.h"
+
+namespace penstock::config {
+namespace {
+
+// A value as a message shows it: itself where it is short, else its kind.
+std::string shown(const Node& node) {
+  switch (node.kind) {
+    case Node::Kind::string:
+      return quoted(node.string);
+    case Node::Kind::integer:
+      return std::to_string(node.integer);
+    case Node::Kind::boolean:
+      return node.boolean ? "true" : "false";
+    case Node::Kind::floating:
+      return "a float";
+    case Node::Kind::date_or_time:
+      return "a date or time";
+    case Node::Kind::array:
+      return node.items.empty() ? "an empty array" : "an array";
+    case Node::Kind::table:
+      return "a table";
+  }
+  return {};
+}
+
+std::string joined(const std::vector<std::string_view>& words, std::string_view around) {
+  std::string out;
+  for (const std::string_view word : words) {
+    if (!out.empty()) out += ", ";
+    out.append(around).append(word).append(around);
+  }
+  return out;
+}
+
+}  // namespace
+
+void Reader::table(const Node& node, std::string_view title, std::string_view path, const Keys& keys) {
+  for (const Member& member : node.members) {
+    const auto key =
+        std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.name == member.key; });
+    if (key == keys.end()) {
+      unknown_key(member, title, keys);
+    } else if (key->read) {
+      key->read({key->name, member.value});
+    } else {
+      diagnostics_->error(member.at, fmt::format("{}{}{} is not available in this version", path,
+                                                 path.empty() ? "" : ".", key->name));
+    }
+  }
+}
+
+void Reader::unknown_key(const Member& member, std::string_view title, const Keys& keys) {
+  std::vector<std::string_view> accepted, unavailable;
+  for (const Key& key : keys) (key.read ? accepted : unavailable).push_back(key.name);
+  std::vector<std::string_view> known = accepted;  // first, so that they win where equally near
+  known.insert(known.end(), unavailable.begin(), unavailable.end());
+
+  std::string what = fmt::format("unknown key {} {}", quoted(member.key), title);
+  if (const std::optional<std::string_view> near = nearest(member.key, known)) {
+    const bool available = std::find(accepted.begin(), accepted.end(), *near) != accepted.end();
+    what += fmt::format("; did you mean {}{}?", quoted(*near),
+                        available ? "" : " (not available in this version)");
+    what += " accepted: ";
+  } else {
+    what += "; accepted: ";
+  }
+  diagnostics_->error(member.at,
+                      what + (accepted.empty() ? "nothing in this version" : joined(accepted, "")));
+}
+
+void Reader::refuse(const Field& field, std::string_view accepted) {
+  diagnostics_->error(field.node.at,
+                      fmt::format("{} is {}; accepted: {}", field.key, shown(field.node), accepted));
+}
+
+std::optional<std::string> Reader::string(const Field& field, std::string_view accepted) {
+  if (field.node.kind == Node::Kind::string) return field.node.string;
+  refuse(field, accepted);
+  return std::nullopt;
+}
+
+std::optional<int64_t> Reader::integer(const Field& field, Range range) {
+  const int64_t value = field.node.integer;
+  if (field.node.kind == Node::Kind::integer && value >= range.least && value <= range.most) return value;
+  refuse(field, fmt::format("an integer from {} to {}", range.least, range.most));
+  return std::nullopt;
+}
+
+std::optional<bool> Reader::boolean(const Field& field) {
+  if (field.node.kind == Node::Kind::boolean) return field.node.boolean;
+  refuse(field, "true or false");
+  return std::nullopt;
+}
+
+std::optional<milliseconds> Reader::duration(const Field& field, milliseconds least, milliseconds most) {
+  if (field.node.kind == Node::Kind::string) {
+    const std::optional<milliseconds> value = parse_duration(field.node.string);
+    if (value && *value >= least && *value <= most) return value;
+  }
+  refuse(field, fmt::format("a duration from \"{}\" to \"{}\", a string with the unit ms, s, m, h or d",
+                            duration_text(least), duration_text(most)));
+  return std::nullopt;
+}
+
+std::optional<uint64_t> Reader::size(const Field& field, uint64_t least, uint64_t most) {
+  if (field.node.kind == Node::Kind::string) {
+    const std::optional<uint64_t> value = parse_size(field.node.string);
+    if (value && *value >= least && *value <= most) return value;
+  }
+  refuse(field,
+         fmt::format("a size from \"{}\" to \"{}\", a string with the unit B, KiB, MiB, GiB, KB, MB or GB",
+                     size_text(least), size_text(most)));
+  return std::nullopt;
+}
+
+bool Reader::is_table(const Field& field, std::string_view accepted) {
+  if (field.node.kind == Node::Kind::table) return true;
+  refuse(field, accepted);
+  return false;
+}
+
+void Reader::one_or_more(const Field& field, std::string_view accepted,
+                         const std::function<void(const Field&)>& item) {
+  if (field.node.kind != Node::Kind::array) return item(field);
+  if (field.node.items.empty()) refuse(field, accepted);
+  for (const Node& node : field.node.items) item({field.key, node});
+}
+
+void Reader::tables(const Field& field, std::string_view title,
+                    const std::function<void(const Node&)>& item) {
+  const std::vector<Node>& items = field.node.items;
+  const bool all_tables =
+      field.node.kind == Node::Kind::array && !items.empty() &&
+      std::all_of(items.begin(), items.end(), [](const Node& n) { return n.kind == Node::Kind::table; });
+  if (!all_tables) return refuse(field, fmt::format("an array of tables, {}", title));
+  for (const Node& node : items) item(node);
+}
+
+std::optional<size_t> Reader::index_of(const Field& field, const std::vector<std::string_view>& words) {
+  if (field.node.kind == Node::Kind::string) {
+    const auto found = std::find(words.begin(), words.end(), field.node.string);
+    if (found != words.end()) return static_cast<size_t>(found - words.begin());
+  }
+  refuse(field, joined(words, "\""));
+  return std::nullopt;
+}
+
+}  // namespace penstock::config
