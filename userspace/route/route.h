@@ -23,8 +23,8 @@ struct Query {
 
 struct Decision {
   bool reject = false;
-  uint32_t upstream = 0;   // index into Config::upstreams; valid unless `reject`
-  int32_t route = -1;      // index of the matching [[listener.route]]; -1: the listener's own upstream
+  uint32_t upstream = 0;  // index into Config::upstreams; valid unless `reject`
+  int32_t route = -1;     // index of the matching [[listener.route]]; -1: the listener's own upstream
 };
 
 class Table {
