@@ -16,6 +16,7 @@ namespace penstock::sockmap {
 namespace {
 
 constexpr size_t kChunkBytes = 64 << 10;
+constexpr uint64_t kAheadBytesMax = 256 << 10;
 constexpr int kTickMs = 20;  // how soon a thread hears stop()
 
 // The eight bytes at offset 8 * index (the finalizer of splitmix64: no two pieces of a stream look alike).
@@ -39,16 +40,21 @@ bool ready(int fd, short events) {
 
 }  // namespace
 
-StreamSender::StreamSender(int fd, uint64_t bytes_max) : thread_([this, fd, bytes_max] { run(fd, bytes_max); }) {}
+StreamSender::StreamSender(int fd, uint64_t bytes_max, const StreamReader* pace)
+    : thread_([this, fd, bytes_max, pace] { run(fd, bytes_max, pace); }) {}
 
 StreamSender::~StreamSender() {
   stop_ = true;
   if (thread_.joinable()) thread_.join();
 }
 
-void StreamSender::run(int fd, uint64_t bytes_max) {
+void StreamSender::run(int fd, uint64_t bytes_max, const StreamReader* pace) {
   std::vector<uint64_t> words;
   while (!stop_ && sent_ < bytes_max) {
+    if (pace && sent_ > pace->received() + kAheadBytesMax) {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+      continue;
+    }
     size_t want = static_cast<size_t>(std::min<uint64_t>(kChunkBytes, bytes_max - sent_));
     ssize_t n = ::send(fd, stream_at(sent_, want, words), want, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n > 0) {

@@ -10,22 +10,6 @@
 
 namespace penstock::sockmap {
 
-// The thread sends until `bytes_max` or stop(). No FIN.
-class StreamSender {
- public:
-  StreamSender(int fd, uint64_t bytes_max);
-  ~StreamSender();
-  void stop() { stop_ = true; }
-  uint64_t finish();  // waits; the bytes sent. Throws CheckFailed.
-
- private:
-  void run(int fd, uint64_t bytes_max);
-  std::atomic<bool> stop_ = false;
-  uint64_t sent_ = 0;
-  std::optional<std::string> failure_;
-  std::thread thread_;
-};
-
 // The thread reads and checks up to the end of the stream.
 class StreamReader {
  public:
@@ -42,6 +26,23 @@ class StreamReader {
   std::atomic<uint64_t> received_ = 0;
   std::atomic<bool> failed_ = false;
   std::string failure_;  // valid when failed_
+  std::thread thread_;
+};
+
+// The thread sends until `bytes_max` or stop(), never more than 256 KiB ahead of `pace` when there is one, so that
+// nothing but the checker is waited for. No FIN.
+class StreamSender {
+ public:
+  StreamSender(int fd, uint64_t bytes_max, const StreamReader* pace = nullptr);
+  ~StreamSender();
+  void stop() { stop_ = true; }
+  uint64_t finish();  // waits; the bytes sent. Throws CheckFailed.
+
+ private:
+  void run(int fd, uint64_t bytes_max, const StreamReader* pace);
+  std::atomic<bool> stop_ = false;
+  uint64_t sent_ = 0;
+  std::optional<std::string> failure_;
   std::thread thread_;
 };
 

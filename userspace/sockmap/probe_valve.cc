@@ -55,7 +55,7 @@ std::string check_valve(Sockmap& sockmap, uint32_t slot) {
   LoopbackFlow flow(sockmap, slot, {.high_bytes = kHighBytes});
   flow.hand_off();
   StreamReader up_reader(flow.server()), down_reader(flow.client());
-  StreamSender up_sender(flow.client(), UINT64_MAX), down_sender(flow.server(), UINT64_MAX);
+  StreamSender up_sender(flow.client(), UINT64_MAX, &up_reader), down_sender(flow.server(), UINT64_MAX, &down_reader);
   for (int i = 0; i < kCycles; i++) {
     uint32_t index = i & 1 ? flow.up() : flow.down();
     flow.close_valve(index);
