@@ -194,6 +194,7 @@ struct penstock_totals {
   __u64 accept_failed;      /* accept(2) itself: descriptors, memory */
   __u64 pipes;              /* pipes in use */
   __u64 pipe_bytes;         /* their capacity */
+  __u64 pipes_refused;      /* no descriptor or no memory for a pipe: the direction waited */
 };
 
 /* listeners, upstreams: ARRAY, mmapable, indexed in the order of the configuration; an empty name is an unused entry. */

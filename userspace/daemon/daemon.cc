@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/daemon.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/sysinfo.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "config/config.h"
+#include "daemon/admin.h"
+#include "daemon/engine.h"
+#include "daemon/listen.h"
+#include "daemon/privileges.h"
+#include "daemon/status.h"
+#include "flow/worker.h"
+#include "route/route.h"
+
+namespace penstock::daemon {
+namespace {
+
+constexpr uint64_t kRamPerFlow = 64 << 10;  // default of bpf.max_flows: a flow's sockets cost about 10 KiB idle
+constexpr uint32_t kFlowsMin = 1024, kFlowsMax = 65536;
+constexpr uint64_t kDescriptorsPerFlow = 6, kDescriptorsBeside = 256;  // two sockets, two pipes
+
+uint64_t ram_bytes() {
+  struct sysinfo info {};
+  sysinfo(&info);
+  return static_cast<uint64_t>(info.totalram) * info.mem_unit;
+}
+
+int fail(const std::string& message) {
+  log::error("{}", message);
+  log::stop();
+  return 1;
+}
+
+// Everything a run needs, in the order it is torn down from the bottom up.
+struct Parts {
+  config::Config config;
+  std::unique_ptr<route::Table> routes;
+  std::unique_ptr<sockmap::Sockmap> sockmap;
+  std::unique_ptr<dns::Resolver> resolver;
+  std::optional<flow::FlowTable> table;
+  penstock_totals own_totals{};  // where there are no maps
+  std::vector<penstock_listener> own_listeners;
+  std::vector<penstock_upstream> own_upstreams;
+  flow::Flow* flows = nullptr;
+  size_t flows_bytes = 0;
+  flow::Shared shared;
+  ~Parts() {
+    shared.workers.clear();
+    if (flows) munmap(flows, flows_bytes);
+  }
+};
+
+void name_counters(Parts& p) {
+  auto& s = p.shared.statistics;
+  if (p.sockmap) {
+    s = {&p.sockmap->totals(), p.sockmap->listeners(), p.sockmap->upstreams()};
+  } else {
+    p.own_listeners.resize(p.config.listeners.size());
+    p.own_upstreams.resize(p.config.upstreams.size());
+    s = {&p.own_totals, p.own_listeners.data(), p.own_upstreams.data()};
+  }
+  for (size_t i = 0; i < p.config.listeners.size(); i++)
+    p.config.listeners[i].name.copy(s.listeners[i].name, PENSTOCK_NAME_BYTES - 1);
+  for (size_t i = 0; i < p.config.upstreams.size(); i++)
+    p.config.upstreams[i].name.copy(s.upstreams[i].name, PENSTOCK_NAME_BYTES - 1);
+}
+
+Status build(Parts& p, Facts& facts) {
+  const config::Config& c = p.config;
+  flow::Shared& shared = p.shared;
+  uint64_t ram = ram_bytes();
+  shared.config = &c;
+  shared.memory_limit_bytes = c.limits.memory_bytes.value_or(ram / 4);
+  uint32_t flows_max = c.bpf.max_flows;
+  if (!flows_max) flows_max = static_cast<uint32_t>(std::clamp<uint64_t>(ram / kRamPerFlow, kFlowsMin, kFlowsMax));
+  uint64_t descriptors = raise_descriptor_limit(kDescriptorsPerFlow * flows_max + kDescriptorsBeside);
+  if (descriptors < 2 * uint64_t{flows_max} + kDescriptorsBeside)
+    log::warn("{} descriptors serve fewer than max_flows = {} flows (LimitNOFILE=, ulimit -n)", descriptors, flows_max);
+  facts.flows_max = flows_max;
+  unsigned threads = c.daemon.threads ? c.daemon.threads : std::max(1u, std::thread::hardware_concurrency());
+  threads = std::min<unsigned>(threads, PENSTOCK_THREADS_MAX);
+  if (c.listeners.size() > PENSTOCK_LISTENERS_MAX || c.upstreams.size() > PENSTOCK_UPSTREAMS_MAX)
+    return Error{"more than 1024 listeners or upstreams"};
+
+  EngineChoice choice = choose_engine(c.daemon.engine, true);
+  if (c.daemon.engine == config::Engine::sockmap && !choice.splice)
+    return Error{fmt::format("engine = \"sockmap\", but {} (see `penstock probe`)", choice.reason)};
+  sockmap::Options options;
+  options.flows_max = flows_max;
+  options.threads = threads;
+  options.memory_limit_bytes = shared.memory_limit_bytes;
+  options.pin = c.bpf.pin;
+  // With the relay alone the maps serve the operator's eyes; then they may be missing.
+  auto sockmap = sockmap::Sockmap::open(options);
+  if (sockmap) {
+    p.sockmap = std::move(*sockmap);
+    if (!p.sockmap->pin_error().empty()) log::warn("statistics are not pinned: {}", p.sockmap->pin_error());
+  } else if (c.daemon.engine == config::Engine::sockmap) {
+    return sockmap.error();
+  } else {
+    if (choice.splice) choice.reason = sockmap.error().message;
+    choice.splice = false;
+    log::warn("no BPF maps, so no statistics for bpftool: {}", sockmap.error().message);
+  }
+  shared.sockmap = p.sockmap.get();
+  shared.splice = choice.splice;
+  facts.engine = choice.splice ? "sockmap" : "io_uring";
+  facts.engine_reason = choice.reason;
+  name_counters(p);
+
+  auto table = flow::FlowTable::create(flows_max);
+  if (!table) return table.error();
+  p.table.emplace(std::move(*table));
+  p.flows_bytes = sizeof(flow::Flow) * flows_max;
+  void* memory = mmap(nullptr, p.flows_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return Error{"no memory for the flow table"};
+  p.flows = static_cast<flow::Flow*>(memory);
+  shared.table = &*p.table;
+  shared.flows = p.flows;
+  shared.free_slots.reserve(flows_max);
+  for (uint32_t slot = flows_max; slot-- > 0;) shared.free_slots.push_back(slot);
+  shared.next_server = std::vector<std::atomic<uint32_t>>(c.upstreams.size());
+  p.routes = std::make_unique<route::Table>(c);
+  shared.routes = p.routes.get();
+
+  auto sockets = listen_all(c, threads, choice.splice ? p.sockmap.get() : nullptr);
+  if (!sockets) return sockets.error();
+  for (unsigned t = 0; t < threads; t++)
+    shared.workers.push_back(std::make_unique<flow::Worker>(shared, t, std::move((*sockets)[t])));
+  return Nothing{};
+}
+
+}  // namespace
+
+int serve(const Arguments& arguments) {
+  config::Parsed parsed = config::load(arguments.config, arguments.env_file);
+  for (const auto& d : parsed.diagnostics) fprintf(stderr, "%s\n", d.text.c_str());
+  if (!parsed.config) return 2;
+
+  // Signals come through a descriptor; blocked here, they are blocked in every thread made from here on.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
+
+  Parts p;
+  p.config = std::move(*parsed.config);
+  log::start(p.config.daemon.log_level, p.config.daemon.log_format);
+  Facts facts;
+  facts.started_ns = io::now_ns();
+  if (auto built = build(p, facts); !built) return fail(built.error().message);
+  if (auto s = become(p.config.daemon.user, p.config.daemon.group); !s) return fail(s.error().message);
+  auto resolver = dns::Resolver::start();
+  if (!resolver) return fail(resolver.error().message);
+  p.resolver = std::move(*resolver);
+  p.shared.resolver = p.resolver.get();
+
+  for (auto& w : p.shared.workers) {
+    auto started = w->start();
+    if (started) continue;
+    for (auto& other : p.shared.workers) other->stop(flow::CloseReason::shutdown);
+    return fail(started.error().message);
+  }
+  facts.io = p.shared.workers[0]->io_description();
+  auto admin = Admin::start(p.config.admin.socket,
+                            [&](const Json& request) { return answer(p.shared, facts, request); });
+  if (!admin) {
+    for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
+    return fail(admin.error().message);
+  }
+  std::unique_ptr<Admin> admin_socket = std::move(*admin);
+  log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason, facts.io,
+            p.shared.workers.size(), facts.flows_max);
+  sd_notify(0, "READY=1");
+
+  // First SIGTERM: no new flows, open ones have until the grace is over; the second one, or an empty house, ends it.
+  uint64_t end_ns = 0;
+  for (bool draining = false;;) {
+    int timeout_ms = -1;
+    if (draining) {
+      uint64_t now = io::now_ns();
+      if (flow::read(p.shared.statistics.totals->active) == 0 || now >= end_ns) break;
+      timeout_ms = 20;
+    }
+    pollfd poll_fd{signal_fd.get(), POLLIN, 0};
+    if (poll(&poll_fd, 1, timeout_ms) <= 0) continue;
+    signalfd_siginfo info{};
+    if (read(signal_fd.get(), &info, sizeof info) != sizeof info) continue;
+    if (info.ssi_signo == SIGHUP) {
+      log::warn("reload is not available in this version");
+      continue;
+    }
+    if (draining) break;
+    draining = true;
+    end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(p.config.daemon.shutdown_grace).count());
+    log::info("draining: {} flows have {} s", flow::read(p.shared.statistics.totals->active),
+              p.config.daemon.shutdown_grace.count() / 1000);
+    sd_notify(0, "STOPPING=1");
+    for (auto& w : p.shared.workers) w->stop_accepting();
+  }
+  admin_socket.reset();
+  for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
+  for (auto& w : p.shared.workers) w->join();
+  log::info("stopped");
+  p.resolver.reset();
+  log::stop();
+  return 0;
+}
+
+}  // namespace penstock::daemon

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/status.h"
+
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <future>
+#include <optional>
+
+#include "io/io.h"
+
+namespace penstock::daemon {
+namespace {
+
+using flow::Direction;
+using flow::Flow;
+using flow::FlowView;
+using flow::Worker;
+
+// Runs `visit` on every worker's thread, one after the other. REQUIRES: the workers run (the daemon stops the admin
+// socket before them).
+void ask_workers(flow::Shared& shared, const std::function<void(Worker&)>& visit) {
+  for (auto& w : shared.workers) {
+    std::promise<void> done;
+    w->post([&](Worker& worker) {
+      visit(worker);
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+}
+
+Json status(flow::Shared& shared, const Facts& facts) {
+  const config::Config& c = *shared.config;
+  utsname kernel{};
+  uname(&kernel);
+  Json listeners = Json::array(), upstreams = Json::array(), closed = Json::object(), changes = Json::object();
+  for (size_t i = 0; i < c.listeners.size(); i++) {
+    Json bind = Json::array();
+    for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
+    auto& counters = shared.statistics.listeners[i];
+    listeners.push_back({{"name", c.listeners[i].name},
+                         {"bind", bind},
+                         {"state", "listening"},
+                         {"accepted", flow::read(counters.accepted)},
+                         {"active", flow::read(counters.active)},
+                         {"closed", flow::read(counters.closed)}});
+  }
+  for (size_t i = 0; i < c.upstreams.size(); i++) {
+    Json servers = Json::array();
+    for (const auto& s : c.upstreams[i].servers) servers.push_back({{"server", s.text}});
+    auto& counters = shared.statistics.upstreams[i];
+    upstreams.push_back({{"name", c.upstreams[i].name},
+                         {"servers", servers},
+                         {"active", flow::read(counters.active)},
+                         {"dialed", flow::read(counters.dialed)},
+                         {"dial_failed", flow::read(counters.dial_failed)},
+                         {"resolve_failed", flow::read(counters.resolve_failed)}});
+  }
+  for (size_t i = 0; i < flow::kCloseReasons; i++)
+    closed[flow::kCloseReasonNames[i]] = flow::read(shared.statistics.closed(static_cast<flow::CloseReason>(i)));
+  for (size_t i = 0; i < flow::kLaneChanges; i++)
+    changes[flow::kLaneChangeNames[i]] = flow::read(shared.statistics.lane_changes(static_cast<flow::LaneChange>(i)));
+  penstock_totals& t = *shared.statistics.totals;
+  Json totals = {{"accepted", flow::read(t.accepted)},
+                 {"active", flow::read(t.active)},
+                 {"closed", closed},
+                 {"bytes", {{"splice", flow::read(t.spliced_bytes)}, {"relay", flow::read(t.relayed_bytes)}}},
+                 {"spliced_flows", flow::read(t.spliced_flows)},
+                 {"lane_changes", changes},
+                 {"late_completions", flow::read(t.late_completions)},
+                 {"accept_failed", flow::read(t.accept_failed)},
+                 {"pipes", flow::read(t.pipes)},
+                 {"pipe_bytes", flow::read(t.pipe_bytes)},
+                 {"pipes_refused", flow::read(t.pipes_refused)},
+                 {"log_lines_dropped", log::dropped()},
+                 {"held_bytes", 0},
+                 {"memory_limit_bytes", shared.memory_limit_bytes}};
+  Json kernel_counters = Json::object();
+  if (shared.sockmap) {
+    penstock_globals& g = shared.sockmap->globals();
+    totals["held_bytes"] = flow::read(g.held_bytes);
+    kernel_counters = {{"closes", flow::read(g.closes)},
+                       {"closes_refused", flow::read(g.closes_refused)},
+                       {"trims", flow::read(g.trims)},
+                       {"overlaps", flow::read(g.overlaps)},
+                       {"overlap_bytes", flow::read(g.overlap_bytes)},
+                       {"pulls", flow::read(g.pulls)},
+                       {"pulls_failed", flow::read(g.pulls_failed)}};
+  }
+  Json out = {{"version", PENSTOCK_VERSION},
+              {"pid", getpid()},
+              {"uptime_s", (io::now_ns() - facts.started_ns) / 1'000'000'000},
+              {"engine", facts.engine},
+              {"engine_reason", facts.engine_reason},
+              {"io", facts.io},
+              {"kernel", kernel.release},
+              {"threads", shared.workers.size()},
+              {"flows_max", facts.flows_max},
+              {"listeners", listeners},
+              {"upstreams", upstreams},
+              {"totals", totals},
+              {"sockmap", kernel_counters}};
+  if (shared.sockmap) {
+    out["pin"] = shared.sockmap->pin();
+    if (!shared.sockmap->pin_error().empty()) out["pin_error"] = shared.sockmap->pin_error();
+  }
+  return out;
+}
+
+Json direction_json(const flow::DirectionView& d) {
+  return {{"lane", flow::text(d.lane)},         {"bytes", d.spliced_bytes + d.relayed_bytes},
+          {"spliced", d.spliced_bytes},         {"relayed", d.relayed_bytes},
+          {"held_bytes", d.held_bytes},         {"changes", d.lane_changes}};
+}
+
+Json flows(flow::Shared& shared, const Json& request) {
+  const config::Config& c = *shared.config;
+  std::optional<Cidr> client;
+  std::string listener = request.value("listener", "");
+  if (std::string text = request.value("client", ""); !text.empty()) {
+    client = Cidr::parse(text);
+    if (!client) return {{"error", "client: not an address or CIDR"}};
+  }
+  std::vector<FlowView> views;
+  ask_workers(shared, [&](Worker& w) {
+    w.for_each_flow([&](Flow& f) {
+      FlowView v = w.view(f);
+      if (!listener.empty() && c.listeners[v.listener].name != listener) return;
+      if (client && !client->contains(v.client.address)) return;
+      views.push_back(std::move(v));
+    });
+  });
+  Json list = Json::array();
+  for (const FlowView& v : views) {
+    Json j = {{"cookie", std::to_string(v.cookie)},
+              {"listener", c.listeners[v.listener].name},
+              {"client", v.client.text()},
+              {"destination", v.destination.text()},
+              {"sni", v.sni},
+              {"upstream", v.upstream < c.upstreams.size() ? c.upstreams[v.upstream].name : ""},
+              {"server", v.server.port ? v.server.text() : ""},
+              {"phase", flow::text(v.phase)},
+              {"age_ms", v.age_ms},
+              {"idle_ms", v.idle_ms},
+              {"directions", {{"up", direction_json(v.direction[flow::kUp])}, {"down", direction_json(v.direction[flow::kDown])}}}};
+    list.push_back(std::move(j));
+  }
+  return {{"flows", list}};
+}
+
+// Runs `act` on the flow whose client socket has this cookie.
+Json on_flow(flow::Shared& shared, const Json& request, const std::function<void(Worker&, Flow&)>& act) {
+  std::string text = request.value("cookie", "");
+  bool found = false;
+  ask_workers(shared, [&](Worker& w) {
+    Flow* flow = nullptr;
+    w.for_each_flow([&](Flow& f) {
+      if (std::to_string(f.record->cookie[flow::kClient]) == text) flow = &f;
+    });
+    if (!flow) return;
+    found = true;
+    act(w, *flow);
+  });
+  if (!found) return {{"error", "no flow has this cookie"}};
+  return {{"ok", true}};
+}
+
+Json order_lane(flow::Shared& shared, const Json& request) {
+  std::string direction = request.value("direction", ""), to = request.value("to", "");
+  if (direction != "up" && direction != "down") return {{"error", "direction: up or down"}};
+  flow::Lane lane = to == "splice" ? flow::Lane::splice
+                    : to == "held" ? flow::Lane::held
+                    : to == "relay" ? flow::Lane::relay
+                                    : flow::Lane::none;
+  if (lane == flow::Lane::none) return {{"error", "to: splice, held or relay"}};
+  return on_flow(shared, request, [&](Worker& w, Flow& f) {
+    w.order_lane_here(f, direction == "up" ? flow::kUp : flow::kDown, lane);
+  });
+}
+
+}  // namespace
+
+Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
+  std::string command = request.value("command", "");
+  if (command == "status") return status(shared, facts);
+  if (command == "flows") return flows(shared, request);
+  if (command == "lane") return order_lane(shared, request);
+  if (command == "kill")
+    return on_flow(shared, request, [](Worker& w, Flow& f) { w.kill_here(f, flow::CloseReason::killed); });
+  return {{"error", "unknown command"}};
+}
+
+}  // namespace penstock::daemon

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// daemon/status.h: what the admin socket answers. README.md of this folder lists the requests.
+#pragma once
+#include <string>
+
+#include "daemon/json.h"
+#include "flow/worker.h"
+
+namespace penstock::daemon {
+
+struct Facts {
+  std::string engine, engine_reason, io;
+  uint64_t started_ns = 0;
+  uint32_t flows_max = 0;
+};
+
+// Thread-safe: asks the workers where only they know.
+Json answer(flow::Shared& shared, const Facts& facts, const Json& request);
+
+}  // namespace penstock::daemon

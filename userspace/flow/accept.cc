@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/accept.cc: a connection becomes a flow, or is refused with a reason.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "flow/worker.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint64_t kAcceptRetryNs = 100'000'000;
+
+Endpoint endpoint_of(int fd, int (*which)(int, sockaddr*, socklen_t*)) {
+  sockaddr_storage a;
+  socklen_t size = sizeof a;
+  if (which(fd, reinterpret_cast<sockaddr*>(&a), &size)) return {};
+  return Endpoint::from_sockaddr(reinterpret_cast<sockaddr*>(&a), size).value_or(Endpoint{});
+}
+
+uint64_t cookie_of(int fd) {
+  uint64_t cookie = 0;
+  socklen_t size = sizeof cookie;
+  getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
+  return cookie;
+}
+
+}  // namespace
+
+void Worker::begin_accept(uint32_t listener_socket) {
+  io_->accept(listeners_[listener_socket].fd, static_cast<uint64_t>(Op::accept) | static_cast<uint64_t>(listener_socket) << 8);
+}
+
+void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
+  const ListenerSocket& l = listeners_[listener_socket];
+  if (c.result < 0 && c.result != -ECANCELED && accepting_) {
+    // Out of descriptors or memory: the queue stays, we come back.
+    count(shared_.statistics.totals->accept_failed);
+    if (!announced_accept_error_) log::warn("cannot accept: {}; trying again", strerror(-c.result));
+    announced_accept_error_ = true;
+  }
+  if (!c.more && accepting_ && !stopping_) {
+    if (c.result >= 0) {
+      begin_accept(listener_socket);
+    } else {
+      accept_again_ns_[listener_socket] = now_ns_ + kAcceptRetryNs;
+    }
+  }
+  if (c.result < 0) return;
+  announced_accept_error_ = false;
+  int fd = c.result;
+
+  if (!accepting_ || stopping_) return refuse(fd, l.listener, CloseReason::shutdown);
+  if (shared_.held_bytes() > shared_.memory_limit_bytes / 8 * 7) return refuse(fd, l.listener, CloseReason::memory_limit);
+  uint32_t slot;
+  {
+    std::lock_guard lock(shared_.slots_mutex);
+    if (shared_.free_slots.empty()) {
+      slot = UINT32_MAX;
+    } else {
+      slot = shared_.free_slots.back();
+      shared_.free_slots.pop_back();
+    }
+  }
+  if (slot == UINT32_MAX) return refuse(fd, l.listener, CloseReason::max_flows);
+
+  for (uint32_t used = shared_.slots_used; used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
+  }
+  FlowRecord& r = (*shared_.table)[slot];
+  uint32_t generation = r.generation + 1;
+  new (&r) FlowRecord;  // a free record belongs to whoever took its slot
+  r.generation = generation;
+  r.fd[kClient] = fd;
+  r.cookie[kClient] = cookie_of(fd);
+  r.thread = index_;
+  r.listener = l.listener;
+  r.upstream = UINT32_MAX;
+  r.client = endpoint_of(fd, getpeername);
+  r.destination = endpoint_of(fd, getsockname);
+  r.accepted_ns = now_ns_;
+  Flow& f = shared_.flows[slot];
+  f = Flow{};
+  f.record = &r;
+  f.slot = slot;
+  live_++;
+  count(shared_.statistics.totals->accepted);
+  count(shared_.statistics.totals->active);
+  count(shared_.statistics.listeners[l.listener].accepted);
+  count(shared_.statistics.listeners[l.listener].active);
+
+  bool waits = shared_.routes->needs_client_hello(l.listener);
+  advance(f, waits ? Event::accepted_speaks_first : Event::accepted);
+  show(f);
+  arm_poll(f, Op::watch_client, fd, 0);
+  if (waits)
+    begin_classify(f);
+  else
+    route(f, nullptr);
+}
+
+// Counted and logged like any flow, with a RST: the client learns at once.
+void Worker::refuse(int fd, uint32_t listener, CloseReason reason) {
+  count(shared_.statistics.totals->accepted);
+  count(shared_.statistics.closed(reason));
+  count(shared_.statistics.listeners[listener].accepted);
+  count(shared_.statistics.listeners[listener].closed);
+  if (shared_.config->daemon.log_access)
+    log::info("flow cookie={} client={} listener={} reason={}", cookie_of(fd), endpoint_of(fd, getpeername).text(),
+              shared_.config->listeners[listener].name, text(reason));
+  linger rst{1, 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
+  close(fd);
+}
+
+}  // namespace penstock::flow

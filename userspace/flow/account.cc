@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow/account.h"
+
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+namespace penstock::flow {
+namespace {
+
+bool tcp_information(int fd, tcp_info* out) {
+  socklen_t size = sizeof *out;
+  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, out, &size) == 0;
+}
+
+}  // namespace
+
+bool read_account(int fd, bool opened_by_us, SocketAccount* out) {
+  tcp_info before{}, after{};
+  if (!tcp_information(fd, &before)) return false;
+  int queued = 0;
+  for (;;) {  // ends: each round needs an ACK to arrive between two system calls
+    if (ioctl(fd, SIOCOUTQ, &queued)) queued = 0;
+    if (!tcp_information(fd, &after)) return false;
+    if (after.tcpi_bytes_acked == before.tcpi_bytes_acked) break;
+    before = after;
+  }
+  out->state = after.tcpi_state;
+  out->received_bytes = after.tcpi_bytes_received;
+  // Our SYN was acked like a byte.
+  out->written_bytes = after.tcpi_bytes_acked + static_cast<uint64_t>(queued) - (opened_by_us ? 1 : 0);
+  return true;
+}
+
+uint64_t unread_bytes(int fd) {
+  ssize_t n = recv(fd, nullptr, 1u << 30, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+  return n > 0 ? static_cast<uint64_t>(n) : 0;
+}
+
+uint8_t tcp_state(int fd) {
+  tcp_info info{};
+  return tcp_information(fd, &info) ? info.tcpi_state : 0;
+}
+
+}  // namespace penstock::flow

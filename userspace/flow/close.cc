@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/close.cc: the end of a flow, in two steps: cancel, then let go when no operation is in flight. The order of
+// letting go (map entries, then descriptors, then the slot) stands here and nowhere else.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "flow/worker.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint64_t kEvictionNs = 1'000'000;
+
+// A clean end, or nothing to tell the peer: a plain close. Else RST to both: a truncated stream must not look whole.
+bool ends_with_fin(CloseReason reason) {
+  return reason == CloseReason::completed || reason == CloseReason::client_closed_early;
+}
+
+}  // namespace
+
+void Worker::begin_close(Flow& f, CloseReason reason) {
+  f.record->reason = static_cast<uint32_t>(reason);
+  advance(f, Event::ended);
+  clear_deadlines(f);
+  for (uint32_t op = 0; op < 32; op++) disarm(f, static_cast<Op>(op));
+  if (f.armed == 0) release(f);
+}
+
+void Worker::release(Flow& f) {
+  FlowRecord& r = *f.record;
+  CloseReason reason = static_cast<CloseReason>(r.reason);
+  penstock_totals& t = *shared_.statistics.totals;
+  uint64_t spliced = 0, relayed = 0;
+  for (Direction d : {kUp, kDown}) {
+    if (r.known) spliced += shared_.sockmap->direction(socket_index(f, d)).redirected;
+    relayed += r.direction[d].relayed_out_bytes;
+  }
+  if (shared_.config->daemon.log_access) log_access(f, reason);
+
+  if (r.known) shared_.sockmap->leave(f.slot, r.cookie);
+  if (shared_.sockmap) shared_.sockmap->hide(r.cookie[kClient]);
+  for (Side s : {kClient, kUpstream}) {
+    if (r.fd[s] < 0) continue;
+    if (!ends_with_fin(reason)) {
+      linger rst{1, 0};
+      setsockopt(r.fd[s], SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
+    }
+    int fd = std::exchange(r.fd[s], -1);
+    close(fd);
+  }
+  for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
+  delete std::exchange(f.addresses, nullptr);
+
+  count(t.spliced_bytes, spliced);
+  count(t.relayed_bytes, relayed);
+  if (relayed == 0 && spliced > 0) count(t.spliced_flows);
+  count(shared_.statistics.closed(reason));
+  uncount(t.active);
+  count(shared_.statistics.listeners[r.listener].closed);
+  uncount(shared_.statistics.listeners[r.listener].active);
+  if (r.upstream_counted) uncount(shared_.statistics.upstreams[r.upstream].active);
+  live_--;
+  advance(f, Event::released);
+  std::lock_guard lock(shared_.slots_mutex);
+  shared_.free_slots.push_back(f.slot);
+}
+
+void Worker::log_access(const Flow& f, CloseReason reason) {
+  const FlowRecord& r = *f.record;
+  std::string line = fmt::format("flow cookie={} client={} listener={}", r.cookie[kClient], r.client.text(),
+                                 shared_.config->listeners[r.listener].name);
+  if (r.sni_size) line += fmt::format(" sni={}", log::escaped(r.sni()));
+  if (r.upstream < shared_.config->upstreams.size()) line += fmt::format(" upstream={}", shared_.config->upstreams[r.upstream].name);
+  if (r.server_endpoint.port) line += fmt::format(" server={}", r.server_endpoint.text());
+  for (Direction d : {kUp, kDown}) {
+    const DirectionRecord& dr = r.direction[d];
+    uint64_t spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
+    line += fmt::format(" {}={} {}_relayed={} {}_lanes={}", d == kUp ? "up" : "down", spliced + dr.relayed_out_bytes,
+                        d == kUp ? "up" : "down", dr.relayed_out_bytes, d == kUp ? "up" : "down", dr.lane_changes);
+  }
+  log::info("{} ms={} reason={}", line, (now_ns_ - r.accepted_ns) / 1'000'000, text(reason));
+}
+
+// The last resort of limits.memory, after small pipes and refused flows: the flow that holds most is reset.
+void Worker::evict_if_over_limit() {
+  if (shared_.held_bytes() < shared_.memory_limit_bytes / 20 * 19) return;
+  uint64_t last = shared_.last_eviction_ns.load();
+  if (now_ns_ - last < kEvictionNs || !shared_.last_eviction_ns.compare_exchange_strong(last, now_ns_)) return;
+  uint64_t most = 0;
+  FlowRecord* victim = nullptr;
+  uint32_t victim_slot = 0;
+  for (uint32_t slot = 0; slot < shared_.slots_used; slot++) {
+    FlowRecord& r = (*shared_.table)[slot];
+    if (r.phase != Phase::open) continue;
+    uint64_t held = 0;
+    for (Direction d : {kUp, kDown}) {
+      if (r.known) held += shared_.sockmap->direction(2 * slot + d).charged;
+      if (r.direction[d].pipe_in >= 0) held += r.direction[d].pipe_capacity_bytes;
+    }
+    if (held <= most) continue;
+    most = held;
+    victim = &r;
+    victim_slot = slot;
+  }
+  if (victim) shared_.workers[victim->thread]->kill(victim_slot, victim->generation, CloseReason::memory_limit);
+}
+
+}  // namespace penstock::flow

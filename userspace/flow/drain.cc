@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/drain.cc: a FIN is passed on after the last byte before it, in its direction alone, and only when the accounts of
+// both sockets agree; and what ends a flow that nobody ends.
+//
+// In `splice` the FIN arrives while the kernel may still be writing: closing or shutting the target down now would lose
+// the backlog and send a clean FIN. In `relay` the end of stream is what splice() says, but a reset whose error somebody
+// consumed looks the same: only the account tells, a FIN counts one in bytes_received.
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/log.h"
+#include "flow/worker.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 20'000'000;
+constexpr uint64_t kMismatchNs = 500'000'000;  // the accounts may differ this long while nothing moves
+
+}  // namespace
+
+// REQUIRES: the source's FIN was seen.
+void Worker::check_drain(Flow& f, Direction d) {
+  FlowRecord& r = *f.record;
+  DirectionState& s = f.direction[d];
+  switch (lane(f, d)) {
+    case Lane::none:
+    case Lane::shut: return;
+    case Lane::held: return check_held(f, d);
+    case Lane::relay:
+      s.readable = true;
+      return enqueue(f);
+    case Lane::splice: break;
+  }
+  uint32_t index = socket_index(f, d);
+  if (shared_.sockmap->closed(index)) return leave_splice(f, d, LaneChange::backlog_high);
+  const DirectionRecord& dr = r.direction[d];
+  SocketAccount source, target;
+  if (!read_account(r.fd[d], d == kDown, &source) || !read_account(r.fd[d ^ 1], d == kUp, &target))
+    return begin_close(f, CloseReason::internal_error);
+  uint64_t handed = shared_.sockmap->direction(index).redirected + dr.relayed_out_bytes;
+  uint64_t written = target.written_bytes - dr.header_bytes;
+  if (source.received_bytes == handed + dr.discarded_bytes + 1 && written == handed) return pass_fin(f, d);
+  if (source.state == TCP_CLOSE && source.received_bytes == handed + dr.discarded_bytes)
+    return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
+  if (written == handed) {
+    // Nothing on its way and yet not all here: segments may be waiting for a verdict.
+    if (!s.stuck_since_ns) s.stuck_since_ns = now_ns_;
+    if (now_ns_ - s.stuck_since_ns > kMismatchNs) return pass_fin(f, d);  // finds and reports the mismatch
+    if (unread_bytes(r.fd[d])) sockmap::Sockmap::kick(r.fd[d]);
+  } else {
+    s.stuck_since_ns = 0;
+  }
+  s.patience_ns = s.patience_ns ? std::min(2 * s.patience_ns, kLastLookNs) : kFirstLookNs;
+  set_lane_deadline(f, d, now_ns_ + s.patience_ns);
+}
+
+void Worker::pass_fin(Flow& f, Direction d) {
+  FlowRecord& r = *f.record;
+  DirectionRecord& dr = r.direction[d];
+  Side from = d == kUp ? kClient : kUpstream, to = d == kUp ? kUpstream : kClient;
+  SocketAccount source, target;
+  if (!read_account(r.fd[from], d == kDown, &source) || !read_account(r.fd[to], d == kUp, &target))
+    return begin_close(f, CloseReason::internal_error);
+  uint64_t unread = unread_bytes(r.fd[from]);
+  uint64_t arrived = source.received_bytes - unread - dr.discarded_bytes;
+  uint64_t passed_on = target.written_bytes - dr.header_bytes + (dr.relayed_in_bytes - dr.relayed_out_bytes);
+  if (arrived != passed_on + 1) {
+    bool no_fin = arrived == passed_on && (source.state == TCP_CLOSE || target.state == TCP_CLOSE);
+    if (no_fin) return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
+    if (target.state == TCP_CLOSE) return begin_close(f, d == kUp ? CloseReason::upstream_reset : CloseReason::client_reset);
+    log::error("flow cookie={} {}: received {} (with FIN), unread {}, passed on {}, lane {}, states {}/{}", r.cookie[kClient],
+               d == kUp ? "up" : "down", source.received_bytes, unread, passed_on, text(lane(f, d)), source.state, target.state);
+    return begin_close(f, CloseReason::account_mismatch);
+  }
+  give_back_pipe(f, d);
+  dr.fin_received = 1;
+  dr.lane = Lane::shut;
+  deadlines_.clear(f.slot * 3 + 1 + d);
+  if (shutdown(r.fd[to], SHUT_WR)) return begin_close(f, to == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
+  if (lane(f, static_cast<Direction>(d ^ 1)) == Lane::shut) return begin_close(f, CloseReason::completed);
+  publish(f);
+  set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
+}
+
+void Worker::check_idle(Flow& f) {
+  FlowRecord& r = *f.record;
+  bool half_closed = lane(f, kUp) == Lane::shut || lane(f, kDown) == Lane::shut;
+  uint64_t limit_ns = timeout_ns(f, half_closed ? &config::Timeouts::half_closed : &config::Timeouts::idle);
+  uint64_t last_ns = r.opened_ns;
+  for (Direction d : {kUp, kDown}) {
+    last_ns = std::max(last_ns, f.direction[d].moved_ns);
+    if (r.known) last_ns = std::max<uint64_t>(last_ns, shared_.sockmap->direction(socket_index(f, d)).active_ns);
+    if (lane(f, d) == Lane::shut) last_ns = std::max(last_ns, f.direction[d].lane_since_ns);
+  }
+  if (now_ns_ >= last_ns + limit_ns)
+    return begin_close(f, half_closed ? CloseReason::half_closed_timeout : CloseReason::idle_timeout);
+  set_phase_deadline(f, last_ns + limit_ns);
+}
+
+}  // namespace penstock::flow

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow/pipes.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace penstock::flow {
+
+Pipes::~Pipes() {
+  for (const Pipe& p : kept_) {
+    close(p.in);
+    close(p.out);
+  }
+}
+
+bool Pipes::take(Pipe* out) {
+  if (!kept_.empty()) {
+    *out = kept_.back();
+    kept_.pop_back();
+  } else {
+    int fds[2];
+    if (pipe2(fds, O_NONBLOCK | O_CLOEXEC)) return false;
+    int capacity = fcntl(fds[1], F_GETPIPE_SZ);  // 8 KiB when the user's soft limit is used up
+    *out = Pipe{fds[1], fds[0], static_cast<uint32_t>(capacity)};
+  }
+  count(statistics_->totals->pipes);
+  count(statistics_->totals->pipe_bytes, out->capacity_bytes);
+  return true;
+}
+
+uint32_t Pipes::grow(Pipe* pipe, uint32_t bytes) {
+  int capacity = fcntl(pipe->in, F_SETPIPE_SZ, static_cast<int>(bytes));
+  if (capacity > 0) {
+    count(statistics_->totals->pipe_bytes, static_cast<uint64_t>(capacity) - pipe->capacity_bytes);
+    pipe->capacity_bytes = static_cast<uint32_t>(capacity);
+  }
+  return pipe->capacity_bytes;
+}
+
+void Pipes::give_back(const Pipe& pipe, bool empty) {
+  uncount(statistics_->totals->pipes);
+  uncount(statistics_->totals->pipe_bytes, pipe.capacity_bytes);
+  if (empty && pipe.capacity_bytes == kCapacityBytes && kept_.size() < kKeptMax) {
+    kept_.push_back(pipe);
+    return;
+  }
+  close(pipe.in);
+  close(pipe.out);
+}
+
+}  // namespace penstock::flow

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/pipes.h: one thread's pipes for relayed directions. Making one costs as much as a short flow, so empty ones are
+// kept; a grown one is not. The memory they may pin is counted in totals.pipe_bytes.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "flow/statistics.h"
+
+namespace penstock::flow {
+
+struct Pipe {
+  int in = -1, out = -1;
+  uint32_t capacity_bytes = 0;
+};
+
+class Pipes {
+ public:
+  static constexpr uint32_t kCapacityBytes = 64 << 10;  // of a new one, the kernel's default
+  static constexpr size_t kKeptMax = 256;
+
+  explicit Pipes(Statistics* statistics) : statistics_(statistics) {}
+  ~Pipes();
+  // False: no descriptors left.
+  bool take(Pipe* out);
+  // To `bytes`, or as near as the kernel allows (fs.pipe-user-pages-soft); returns the capacity then.
+  uint32_t grow(Pipe* pipe, uint32_t bytes);
+  void give_back(const Pipe& pipe, bool empty);
+
+ private:
+  Statistics* statistics_;
+  std::vector<Pipe> kept_;
+};
+
+}  // namespace penstock::flow

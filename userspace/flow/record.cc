@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow/record.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace penstock::flow {
+
+Result<FlowTable> FlowTable::create(uint32_t flows_max) {
+  FlowTable t;
+  size_t bytes = sizeof(FlowRecord) * flows_max;
+  t.memory_ = Fd(memfd_create("penstock-flows", MFD_CLOEXEC));
+  if (!t.memory_.valid() || ftruncate(t.memory_.get(), static_cast<off_t>(bytes)))
+    return Error{fmt::format("cannot make the flow table: {}", strerror(errno))};
+  // Pages are zero, and zero is a free record; untouched slots cost nothing.
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, t.memory_.get(), 0);
+  if (p == MAP_FAILED) return Error{fmt::format("cannot map the flow table: {}", strerror(errno))};
+  t.records_ = static_cast<FlowRecord*>(p);
+  t.size_ = flows_max;
+  return t;
+}
+
+FlowTable::FlowTable(FlowTable&& other) noexcept
+    : memory_(std::move(other.memory_)), records_(std::exchange(other.records_, nullptr)), size_(other.size_) {}
+
+FlowTable::~FlowTable() {
+  if (records_) munmap(records_, sizeof(FlowRecord) * size_);
+}
+
+}  // namespace penstock::flow

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/relay.cc: the worker moves bytes from socket to socket through a pipe, without seeing them. A full target
+// stops the pipe, a full pipe stops the reading, an unread socket stops its sender: TCP's own backpressure.
+// A direction has a pipe only while something is in it.
+#include <fcntl.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "flow/worker.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint64_t kTurnBytes = 2 << 20;           // most that one direction moves before others get their turn
+constexpr uint64_t kBulkBytes = 256 << 10;         // moved in one stay: worth a larger pipe
+constexpr uint64_t kPublishNs = 100'000'000;
+constexpr uint64_t kPipeAgainNs = 10'000'000;
+constexpr uint64_t kQuietDefaultNs = 20'000'000;
+
+}  // namespace
+
+// False: no descriptors, or no memory within limits.memory; the direction waits, its bytes stay in the socket.
+bool Worker::take_pipe(Flow& f, Direction d) {
+  DirectionRecord& dr = f.record->direction[d];
+  if (dr.pipe_in >= 0) return true;
+  Pipe p;
+  if (shared_.held_bytes() + Pipes::kCapacityBytes > shared_.memory_limit_bytes || !pipes_.take(&p)) {
+    count(shared_.statistics.totals->pipes_refused);
+    set_lane_deadline(f, d, now_ns_ + kPipeAgainNs);
+    return false;
+  }
+  dr.pipe_in = p.in;
+  dr.pipe_out = p.out;
+  dr.pipe_capacity_bytes = p.capacity_bytes;
+  return true;
+}
+
+void Worker::give_back_pipe(Flow& f, Direction d) {
+  DirectionRecord& dr = f.record->direction[d];
+  if (dr.pipe_in < 0) return;
+  Pipe p{dr.pipe_in, dr.pipe_out, dr.pipe_capacity_bytes};
+  dr.pipe_in = dr.pipe_out = -1;
+  pipes_.give_back(p, dr.relayed_in_bytes == dr.relayed_out_bytes);
+}
+
+void Worker::enter_relay(Flow& f, Direction d, LaneChange why) {
+  DirectionState& s = f.direction[d];
+  s.readable = true;
+  s.ended = false;
+  s.moved_ns = now_ns_;
+  s.moved_bytes = 0;
+  enter_lane(f, d, Lane::relay, why);
+  pump(f, d);
+}
+
+void Worker::pump(Flow& f, Direction d) {
+  FlowRecord& r = *f.record;
+  DirectionRecord& dr = r.direction[d];
+  DirectionState& s = f.direction[d];
+  const Side from = d == kUp ? kClient : kUpstream, to = d == kUp ? kUpstream : kClient;
+  auto reset_by = [](Side side) { return side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset; };
+  uint64_t moved = 0;
+  bool blocked = false;
+  for (bool progress = true; progress && moved < kTurnBytes;) {
+    progress = false;
+    uint64_t in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
+    if (s.readable && !s.ended && (dr.pipe_in < 0 || in_pipe < dr.pipe_capacity_bytes)) {
+      if (!take_pipe(f, d)) return;
+      ssize_t n = splice(r.fd[from], nullptr, dr.pipe_in, nullptr, dr.pipe_capacity_bytes - in_pipe,
+                         SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+      if (n > 0) {
+        dr.relayed_in_bytes += static_cast<uint64_t>(n);
+        progress = true;
+      } else if (n == 0) {
+        s.ended = true;
+      } else if (errno == EAGAIN) {
+        if (in_pipe == 0) s.readable = false;  // with bytes in the pipe it may be the pipe that is full
+      } else if (errno != EINTR) {
+        return begin_close(f, errno == ETIMEDOUT ? (from == kClient ? CloseReason::client_timeout : CloseReason::upstream_timeout)
+                                                 : reset_by(from));
+      }
+    }
+    in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
+    if (in_pipe > 0) {
+      ssize_t n = splice(dr.pipe_out, nullptr, r.fd[to], nullptr, in_pipe, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+      blocked = n < 0 && errno == EAGAIN;
+      if (n > 0) {
+        dr.relayed_out_bytes += static_cast<uint64_t>(n);
+        moved += static_cast<uint64_t>(n);
+        progress = true;
+      } else if (!blocked && errno != EINTR) {
+        return begin_close(f, reset_by(to));
+      }
+      if (blocked && in_pipe >= dr.pipe_capacity_bytes / 2) break;
+    }
+  }
+  if (moved) {
+    s.moved_ns = now_ns_;
+    s.moved_bytes += moved;
+    f.dirty = true;
+    if (now_ns_ - f.published_ns > kPublishNs) publish(f);
+  }
+
+  uint64_t in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
+  if (in_pipe == 0) {
+    if (s.ended) return pass_fin(f, d);
+    if (s.order == Lane::splice && !s.readable && try_promote(f, d, LaneChange::ordered)) return;
+    in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
+  }
+  if (in_pipe > 0 && s.moved_bytes > kBulkBytes && dr.pipe_capacity_bytes < shared_.config->flow.pipe_bytes &&
+      shared_.held_bytes() < shared_.memory_limit_bytes / 2) {
+    Pipe p{dr.pipe_in, dr.pipe_out, dr.pipe_capacity_bytes};
+    dr.pipe_capacity_bytes = pipes_.grow(&p, static_cast<uint32_t>(shared_.config->flow.pipe_bytes));
+  }
+  if (blocked) arm_poll(f, to == kClient ? Op::write_client : Op::write_upstream, r.fd[to], POLLOUT);
+  if (!s.readable && !s.ended) arm_poll(f, from == kClient ? Op::read_client : Op::read_upstream, r.fd[from], POLLIN | POLLRDHUP);
+  if (!blocked && (s.readable || in_pipe > 0)) return enqueue(f);
+  if (in_pipe == 0) {
+    give_back_pipe(f, d);
+    if (may_open_valve(f, d) || f.dirty) set_lane_deadline(f, d, now_ns_ + (dr.quiet_ns ? dr.quiet_ns : kQuietDefaultNs));
+  }
+}
+
+// The direction's deadline: it has been quiet, or waits for a pipe.
+void Worker::on_quiet(Flow& f, Direction d) {
+  DirectionRecord& dr = f.record->direction[d];
+  DirectionState& s = f.direction[d];
+  if (f.dirty) publish(f);
+  if (s.readable) return pump(f, d);
+  if (dr.relayed_in_bytes != dr.relayed_out_bytes || !may_open_valve(f, d)) return;
+  uint64_t quiet_ns = dr.quiet_ns ? dr.quiet_ns : kQuietDefaultNs;
+  if (now_ns_ - s.moved_ns < quiet_ns) return set_lane_deadline(f, d, s.moved_ns + quiet_ns);
+  try_promote(f, d, LaneChange::quiet);
+}
+
+}  // namespace penstock::flow

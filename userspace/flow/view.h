@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/view.h: a flow as it is shown: taken on the thread that owns it, then anybody's.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "base/endpoint.h"
+#include "flow/machine.h"
+
+namespace penstock::flow {
+
+struct DirectionView {
+  Lane lane = Lane::none;
+  uint64_t spliced_bytes = 0, relayed_bytes = 0;
+  uint64_t held_bytes = 0;  // kernel memory that waits for the target, pipe included
+  uint32_t lane_changes = 0;
+};
+
+struct FlowView {
+  uint64_t cookie = 0;
+  uint32_t listener = 0, upstream = 0;  // indices in the configuration; upstream may be beyond its end
+  Endpoint client, destination, server;
+  std::string sni;
+  Phase phase = Phase::free;
+  uint64_t age_ms = 0, idle_ms = 0;
+  DirectionView direction[2];
+};
+
+}  // namespace penstock::flow

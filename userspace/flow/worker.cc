@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow/worker.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/assert.h"
+#include "base/log.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint32_t kWatched = POLLRDHUP | POLLERR | POLLHUP;
+constexpr uint32_t kDeadlinesPerFlow = 3;  // the phase, the two directions
+
+// io::Token: op in bits 0-7, slot or listener in 8-31, generation in 32-63.
+io::Token make_token(Op op, uint32_t which, uint32_t generation) {
+  return static_cast<uint64_t>(op) | static_cast<uint64_t>(which) << 8 | static_cast<uint64_t>(generation) << 32;
+}
+
+void copy_text(char* out, size_t size, std::string_view text) {
+  size_t n = std::min(size - 1, text.size());
+  memcpy(out, text.data(), n);
+  out[n] = 0;
+}
+
+}  // namespace
+
+uint64_t Shared::held_bytes() const {
+  uint64_t held = read(statistics.totals->pipe_bytes);
+  if (sockmap) held += read(sockmap->globals().held_bytes);
+  return held;
+}
+
+Worker::Worker(Shared& shared, uint32_t index, std::vector<ListenerSocket> listeners)
+    : shared_(shared),
+      index_(index),
+      listeners_(std::move(listeners)),
+      pipes_(&shared.statistics),
+      peek_buffer_(tls::kPeekBytesMax),
+      accept_again_ns_(listeners_.size()),
+      inbox_event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+
+Worker::~Worker() {
+  join();
+  for (const ListenerSocket& l : listeners_) close(l.fd);
+}
+
+Status Worker::start() {
+  std::atomic<int> ready{0};
+  std::string error;
+  thread_ = std::thread([&] {
+    pthread_setname_np(pthread_self(), fmt::format("worker-{}", index_).c_str());
+    auto io = io::Io::open();
+    if (!io) {
+      error = io.error().message;
+      ready.store(2);
+      ready.notify_one();
+      return;
+    }
+    io_ = std::move(*io);
+    io_description_ = io_->description();
+    ready.store(1);
+    ready.notify_one();
+    run();
+    io_.reset();
+  });
+  ready.wait(0);
+  if (ready.load() == 1) return Nothing{};
+  thread_.join();
+  return Error{error};
+}
+
+void Worker::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::post(std::function<void(Worker&)> task) {
+  {
+    std::lock_guard lock(inbox_mutex_);
+    inbox_.push_back(std::move(task));
+  }
+  uint64_t one = 1;
+  (void)!write(inbox_event_.get(), &one, sizeof one);
+}
+
+void Worker::stop_accepting() {
+  post([](Worker& w) {
+    if (!w.accepting_) return;
+    w.accepting_ = false;
+    for (uint32_t i = 0; i < w.listeners_.size(); i++) {
+      w.io_->cancel(make_token(Op::accept, i, 0));
+      shutdown(w.listeners_[i].fd, SHUT_RD);  // refuses new SYNs at once, also while the cancel is under way
+    }
+  });
+}
+
+void Worker::stop(CloseReason reason) {
+  post([reason](Worker& w) {
+    w.stopping_ = true;
+    w.for_each_flow([&](Flow& f) { w.begin_close(f, reason); });
+  });
+}
+
+void Worker::kill(uint32_t slot, uint32_t generation, CloseReason reason) {
+  post([=](Worker& w) {
+    if (Flow* f = w.find(slot, generation)) w.begin_close(*f, reason);
+  });
+}
+
+void Worker::for_each_flow(const std::function<void(Flow&)>& visit) {
+  uint32_t end = shared_.slots_used;
+  for (uint32_t slot = 0; slot < end; slot++) {
+    FlowRecord& r = (*shared_.table)[slot];
+    Phase p = r.phase.load(std::memory_order_acquire);
+    if (p != Phase::free && p != Phase::closing && r.thread == index_) visit(shared_.flows[slot]);
+  }
+}
+
+void Worker::order_lane_here(Flow& f, Direction d, Lane to) {
+  if (f.record->phase == Phase::open) follow_order(f, d, to);
+}
+
+FlowView Worker::view(Flow& f) {
+  const FlowRecord& r = *f.record;
+  FlowView v;
+  v.cookie = r.cookie[kClient];
+  v.listener = r.listener;
+  v.upstream = r.upstream;
+  v.client = r.client;
+  v.destination = r.destination;
+  v.server = r.server_endpoint;
+  v.sni = r.sni();
+  v.phase = r.phase;
+  uint64_t last_ns = std::max(r.accepted_ns, r.opened_ns), now = io::now_ns();
+  for (Direction d : {kUp, kDown}) {
+    const DirectionRecord& dr = r.direction[d];
+    DirectionView& out = v.direction[d];
+    out.lane = dr.lane;
+    out.lane_changes = dr.lane_changes;
+    out.relayed_bytes = dr.relayed_out_bytes;
+    last_ns = std::max(last_ns, f.direction[d].moved_ns);
+    if (dr.pipe_in >= 0) out.held_bytes = dr.relayed_in_bytes - dr.relayed_out_bytes;
+    if (!r.known) continue;
+    const penstock_direction& k = shared_.sockmap->direction(socket_index(f, d));
+    out.spliced_bytes = k.redirected;
+    out.held_bytes += k.charged;
+    last_ns = std::max<uint64_t>(last_ns, k.active_ns);
+  }
+  v.age_ms = (now - r.accepted_ns) / 1'000'000;
+  v.idle_ms = now > last_ns ? (now - last_ns) / 1'000'000 : 0;
+  return v;
+}
+
+Flow* Worker::find(uint32_t slot, uint32_t generation) {
+  if (slot >= shared_.table->size()) return nullptr;
+  FlowRecord& r = (*shared_.table)[slot];
+  Phase p = r.phase.load();
+  if (p == Phase::free || p == Phase::closing || r.generation != generation || r.thread != index_) return nullptr;
+  return &shared_.flows[slot];
+}
+
+// ---- the loop ----
+
+void Worker::run() {
+  for (uint32_t i = 0; i < listeners_.size(); i++) begin_accept(i);
+  io_->poll_each(inbox_event_.get(), POLLIN, make_token(Op::inbox, 0, 0));
+  if (shared_.sockmap) io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));
+  auto on_completion = [this](const io::Completion& c) { dispatch(c); };
+
+  while (!stopping_ || live_ > 0) {
+    bool busy = !run_queue_.empty() || !local_posts_.empty();
+    uint64_t until = busy ? 0 : deadlines_.next_ns();
+    for (uint64_t again : accept_again_ns_)
+      if (again) until = std::min(until, again);
+    io_->run(until, on_completion);
+    now_ns_ = io::now_ns();
+    for (uint32_t i = 0; i < accept_again_ns_.size(); i++) {
+      if (!accept_again_ns_[i] || accept_again_ns_[i] > now_ns_) continue;
+      accept_again_ns_[i] = 0;
+      if (accepting_) begin_accept(i);
+    }
+    while (auto id = deadlines_.pop_due(now_ns_)) on_deadline(*id);
+
+    std::vector<std::function<void(Worker&)>> posts;
+    posts.swap(local_posts_);
+    for (auto& p : posts) p(*this);
+
+    running_.clear();
+    running_.swap(run_queue_);
+    for (uint32_t slot : running_) {
+      Flow& f = shared_.flows[slot];
+      f.queued = false;
+      for (Direction d : {kUp, kDown})
+        if (f.record->phase == Phase::open && lane(f, d) == Lane::relay) pump(f, d);
+    }
+    evict_if_over_limit();
+  }
+}
+
+void Worker::dispatch(const io::Completion& c) {
+  now_ns_ = io::now_ns();
+  Op op = static_cast<Op>(c.token & 0xff);
+  uint32_t which = static_cast<uint32_t>(c.token >> 8 & 0xffffff), generation = static_cast<uint32_t>(c.token >> 32);
+  if (op == Op::accept) return on_accepted(which, c);
+  if (op == Op::inbox) {
+    uint64_t n;
+    (void)!::read(inbox_event_.get(), &n, sizeof n);
+    std::vector<std::function<void(Worker&)>> tasks;
+    {
+      std::lock_guard lock(inbox_mutex_);
+      tasks.swap(inbox_);
+    }
+    for (auto& t : tasks) t(*this);
+    if (!c.more && !stopping_) io_->poll_each(inbox_event_.get(), POLLIN, c.token);
+    return;
+  }
+  if (op == Op::events) {
+    shared_.sockmap->consume(index_, [this](const penstock_event& e) { on_kernel_event(e); });
+    if (!c.more && !stopping_) io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, c.token);
+    return;
+  }
+
+  FlowRecord& r = (*shared_.table)[which];
+  if (r.generation != generation || r.phase == Phase::free) {
+    count(shared_.statistics.totals->late_completions);
+    return;
+  }
+  Flow& f = shared_.flows[which];
+  if (!c.more) f.armed &= ~(1u << static_cast<uint32_t>(op));
+  if (r.phase == Phase::closing) {
+    if (f.armed == 0) release(f);
+    return;
+  }
+  switch (op) {
+    case Op::watch_client:
+    case Op::watch_upstream: {
+      Side side = op == Op::watch_client ? kClient : kUpstream;
+      bool gone = c.result > 0 && (c.result & (POLLERR | POLLHUP));
+      if (!c.more && c.result != -ECANCELED && !gone) {
+        f.armed |= 1u << static_cast<uint32_t>(op);
+        io_->poll_each(r.fd[side], kWatched, c.token);
+      }
+      if (c.result > 0) on_socket(f, side, static_cast<uint32_t>(c.result));
+      break;
+    }
+    case Op::hello:
+      on_hello(f, c.result);
+      break;
+    case Op::connect:
+      on_connected(f, c.result);
+      break;
+    case Op::header_room:
+      if (c.result > 0) begin_prime(f);
+      break;
+    case Op::read_client:
+    case Op::read_upstream: {
+      Direction d = op == Op::read_client ? kUp : kDown;
+      if (c.result > 0 && lane(f, d) == Lane::relay) {
+        f.direction[d].readable = true;
+        pump(f, d);
+      }
+      break;
+    }
+    case Op::write_client:
+    case Op::write_upstream: {
+      Direction d = op == Op::write_client ? kDown : kUp;
+      if (c.result <= 0) break;
+      if (lane(f, d) == Lane::relay) pump(f, d);
+      if (r.phase == Phase::open && lane(f, d) == Lane::held) {
+        f.direction[d].patience_ns = 0;
+        check_held(f, d);
+      }
+      break;
+    }
+    case Op::none:
+    case Op::accept:
+    case Op::inbox:
+    case Op::events:
+      PENSTOCK_ASSERT(false);
+  }
+}
+
+void Worker::on_kernel_event(const penstock_event& e) {
+  Flow& f = shared_.flows[e.direction / 2];
+  Direction d = static_cast<Direction>(e.direction & 1);
+  if (!f.record || f.record->thread != index_ || f.record->phase != Phase::open) return;
+  if (shared_.sockmap->direction(e.direction).epoch != e.epoch) return;  // of a valve opened since, or the slot's last flow
+  if (e.kind == PENSTOCK_EVENT_BROKEN) return begin_close(f, CloseReason::splice_broken);
+  // The event is written before the map entry goes: only closed_epoch says that it has gone.
+  if (lane(f, d) != Lane::splice) return;
+  if (shared_.sockmap->closed(e.direction))
+    leave_splice(f, d, LaneChange::backlog_high);
+  else
+    set_lane_deadline(f, d, now_ns_ + 50'000);
+}
+
+// FIN, RST and errors of either socket, in whatever phase.
+void Worker::on_socket(Flow& f, Side side, uint32_t events) {
+  FlowRecord& r = *f.record;
+  if (events & POLLERR) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(r.fd[side], SOL_SOCKET, SO_ERROR, &error, &size);
+    if (r.phase == Phase::dialing && side == kUpstream) return;  // the connect's own completion says so too
+    bool vanished = error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;
+    if (side == kClient) return begin_close(f, vanished ? CloseReason::client_timeout : CloseReason::client_reset);
+    return begin_close(f, vanished ? CloseReason::upstream_timeout : CloseReason::upstream_reset);
+  }
+  if (!(events & (POLLRDHUP | POLLHUP))) return;
+  Direction d = static_cast<Direction>(side);
+  if (r.direction[d].fin_received) return;
+  r.direction[d].fin_received = 1;
+  if (r.phase == Phase::open) check_drain(f, d);
+}
+
+void Worker::on_deadline(io::Deadlines::Id id) {
+  Flow& f = shared_.flows[id / kDeadlinesPerFlow];
+  FlowRecord& r = *f.record;
+  uint32_t which = id % kDeadlinesPerFlow;
+  if (which > 0) {
+    Direction d = static_cast<Direction>(which - 1);
+    if (r.phase != Phase::open) return;
+    switch (lane(f, d)) {
+      case Lane::held: return check_held(f, d);
+      case Lane::relay: return on_quiet(f, d);
+      case Lane::splice:
+        if (shared_.sockmap->closed(socket_index(f, d))) return leave_splice(f, d, LaneChange::backlog_high);
+        if (r.direction[d].fin_received) check_drain(f, d);
+        return;
+      case Lane::none:
+      case Lane::shut: return;
+    }
+  }
+  switch (r.phase.load()) {
+    case Phase::classifying:
+      if (now_ns_ >= r.deadline_ns) return begin_close(f, CloseReason::client_hello_timeout);
+      return on_hello(f, POLLIN);
+    case Phase::resolving: return begin_close(f, CloseReason::resolve_failed);
+    case Phase::dialing:
+      f.timed_out = true;
+      if (armed(f, Op::connect)) return io_->cancel(token(f, Op::connect));
+      return dial_failed(f, CloseReason::connect_timeout, ETIMEDOUT);
+    case Phase::priming: return begin_close(f, CloseReason::connect_timeout);
+    case Phase::open: return check_idle(f);
+    case Phase::free:
+    case Phase::proxy_header:
+    case Phase::handing_off:
+    case Phase::closing: return;
+  }
+}
+
+// ---- what the steps share ----
+
+void Worker::advance(Flow& f, Event event) {
+  const Edge* e = edge(f.record->phase.load(std::memory_order_relaxed), event);
+  PENSTOCK_ASSERT(e);
+  f.record->phase.store(e->to, std::memory_order_release);
+}
+
+io::Token Worker::token(const Flow& f, Op op) const { return make_token(op, f.slot, f.record->generation); }
+
+void Worker::arm_poll(Flow& f, Op op, int fd, uint32_t events) {
+  if (armed(f, op)) return;
+  f.armed |= 1u << static_cast<uint32_t>(op);
+  if (op == Op::watch_client || op == Op::watch_upstream)
+    io_->poll_each(fd, kWatched, token(f, op));
+  else
+    io_->poll(fd, events, token(f, op));
+}
+
+void Worker::disarm(Flow& f, Op op) {
+  if (armed(f, op)) io_->cancel(token(f, op));
+}
+
+void Worker::enqueue(Flow& f) {
+  if (f.queued) return;
+  f.queued = true;
+  run_queue_.push_back(f.slot);
+}
+
+void Worker::set_phase_deadline(Flow& f, uint64_t when_ns) {
+  f.record->deadline_ns = when_ns;
+  deadlines_.set(f.slot * kDeadlinesPerFlow, when_ns);
+}
+
+void Worker::set_lane_deadline(Flow& f, Direction d, uint64_t when_ns) {
+  deadlines_.set(f.slot * kDeadlinesPerFlow + 1 + d, when_ns);
+}
+
+void Worker::clear_deadlines(Flow& f) {
+  for (uint32_t i = 0; i < kDeadlinesPerFlow; i++) deadlines_.clear(f.slot * kDeadlinesPerFlow + i);
+}
+
+// The nearest one wins: the listener's, the upstream's, [timeouts].
+uint64_t Worker::timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const {
+  const config::Config& c = *shared_.config;
+  auto value = c.listeners[f.record->listener].timeouts.*which;
+  if (!value && f.record->upstream < c.upstreams.size()) value = c.upstreams[f.record->upstream].timeouts.*which;
+  if (!value) value = c.timeouts.*which;
+  return static_cast<uint64_t>(std::chrono::nanoseconds(*value).count());
+}
+
+void Worker::show(Flow& f) {
+  if (!shared_.sockmap) return;
+  const FlowRecord& r = *f.record;
+  penstock_flow v{};
+  v.phase = static_cast<penstock_phase>(r.phase.load());
+  v.slot = f.slot;
+  v.upstream_cookie = r.cookie[kUpstream];
+  v.accepted_ns = r.accepted_ns;
+  copy_text(v.client, sizeof v.client, r.client.text());
+  if (r.fd[kUpstream] >= 0) copy_text(v.server, sizeof v.server, r.server_endpoint.text());
+  copy_text(v.listener, sizeof v.listener, shared_.config->listeners[r.listener].name);
+  if (r.fd[kUpstream] >= 0) copy_text(v.upstream, sizeof v.upstream, shared_.config->upstreams[r.upstream].name);
+  copy_text(v.sni, sizeof v.sni, r.sni());
+  shared_.sockmap->show(r.cookie[kClient], v);
+}
+
+void Worker::publish(Flow& f) {
+  f.dirty = false;
+  f.published_ns = now_ns_;
+  if (!shared_.sockmap) return;
+  const FlowRecord& r = *f.record;
+  penstock_publish p{};
+  p.cookie = r.cookie[kClient];
+  p.phase = static_cast<penstock_phase>(r.phase.load());
+  for (Direction d : {kUp, kDown}) {
+    p.lane[d] = static_cast<penstock_lane>(lane(f, d));
+    p.lane_changes[d] = r.direction[d].lane_changes;
+    p.relayed_bytes[d] = r.direction[d].relayed_out_bytes;
+  }
+  shared_.sockmap->publish(p);
+}
+
+}  // namespace penstock::flow

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/worker.h: one thread and the flows it owns, from accept to closed. The steps stand in a file each, in the order
+// a flow takes them: accept, classify, resolve, dial, prime, handoff, lane_change, relay, drain, close (.cc).
+// begin_x() starts an operation, on_x() ends it; advance() is the only writer of a phase. README.md has the diagram.
+// A received byte is never copied into our memory: peeked, spliced, or left where it is.
+#pragma once
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "config/config.h"
+#include "dns/resolver.h"
+#include "flow/account.h"
+#include "flow/close_reason.h"
+#include "flow/machine.h"
+#include "flow/pipes.h"
+#include "flow/record.h"
+#include "flow/statistics.h"
+#include "flow/view.h"
+#include "io/deadlines.h"
+#include "io/io.h"
+#include "route/route.h"
+#include "sockmap/sockmap.h"
+#include "tls/client_hello.h"
+
+namespace penstock::flow {
+
+// The operations of a flow that may be in flight, each at most once. Part of io::Token.
+enum class Op : uint32_t {
+  none,
+  accept,           // of a listener
+  inbox,            // of the worker
+  events,           // of the worker: the sockmap's ring
+  watch_client,     // FIN, RST, errors, as long as the flow lives
+  watch_upstream,
+  hello,            // more of the ClientHello
+  connect,
+  header_room,      // the PROXY header did not fit
+  read_client,      // relay: the source has bytes
+  read_upstream,
+  write_client,     // relay, held: the target has room
+  write_upstream,
+};
+
+// What the worker keeps of a direction beside its record; derived, lost with the worker. All zero at the start.
+struct DirectionState {
+  bool readable;            // relay: no EAGAIN from the source since it last became readable
+  bool ended;               // relay: splice() said end of stream
+  Lane order;               // by command; none: nothing was ordered
+  uint64_t lane_since_ns;
+  uint64_t moved_ns;        // relay: the last byte
+  uint64_t moved_bytes;     // relay: in this stay
+  uint64_t patience_ns;     // held, draining: the next look
+  uint64_t stuck_since_ns;  // draining: everything is written but the accounts differ
+  uint64_t cycles_since_ns; // held -> splice: the window `cycles` counts in
+  uint32_t cycles;
+};
+
+struct Flow {
+  FlowRecord* record;
+  uint32_t slot;
+  uint32_t armed;   // bit per Op in flight
+  bool queued;      // in the run queue
+  bool dirty;       // relayed bytes not yet published
+  bool timed_out;   // the connect being cancelled ran out of time
+  uint64_t published_ns;
+  uint64_t dial_until_ns;  // the end of timeouts.connect, over all addresses
+  size_t peeked_bytes;
+  DirectionState direction[2];
+  std::vector<IpAddress>* addresses;  // of the server being dialled; owned, freed in release()
+};
+
+struct ListenerSocket {
+  int fd;
+  uint32_t listener;
+};
+
+// What all workers share. Outlives them.
+struct Shared {
+  const config::Config* config = nullptr;
+  const route::Table* routes = nullptr;
+  dns::Resolver* resolver = nullptr;
+  sockmap::Sockmap* sockmap = nullptr;  // null: no maps at all
+  bool splice = false;                  // the engine is sockmap
+  uint64_t memory_limit_bytes = 0;
+  Statistics statistics;
+  FlowTable* table = nullptr;
+  Flow* flows = nullptr;                // one per slot, zero at the start
+  std::mutex slots_mutex;
+  std::vector<uint32_t> free_slots;     // the lowest last: it is taken first
+  std::atomic<uint32_t> slots_used{0};  // no slot from here on was ever taken
+  std::vector<std::atomic<uint32_t>> next_server;  // per upstream
+  std::vector<std::unique_ptr<class Worker>> workers;
+  std::atomic<uint64_t> last_eviction_ns{0};
+
+  // Kernel memory of all flows beyond socket buffers: what waits in the sockmap, and the pipes.
+  uint64_t held_bytes() const;
+};
+
+class Worker {
+ public:
+  Worker(Shared& shared, uint32_t index, std::vector<ListenerSocket> listeners);
+  ~Worker();
+  Status start();  // opens the ring on the new thread and returns how that went
+  void join();
+
+  // ---- from any thread ----
+  void post(std::function<void(Worker&)> task);
+  void stop_accepting();
+  // Ends every flow with `reason`, then the thread.
+  void stop(CloseReason reason);
+  void kill(uint32_t slot, uint32_t generation, CloseReason reason);
+
+  // ---- from a task given to post() ----
+  void for_each_flow(const std::function<void(Flow&)>& visit);  // not the closing ones
+  void kill_here(Flow& f, CloseReason reason) { begin_close(f, reason); }
+  // A support command: moves one direction to another lane, as far as it may.
+  void order_lane_here(Flow& f, Direction d, Lane to);
+  FlowView view(Flow& f);
+  const std::string& io_description() const { return io_description_; }
+
+ private:
+  // worker.cc
+  void run();
+  void dispatch(const io::Completion& c);
+  void on_deadline(io::Deadlines::Id id);
+  void on_kernel_event(const penstock_event& e);
+  void on_socket(Flow& f, Side side, uint32_t events);
+  void advance(Flow& f, Event event);
+  void arm_poll(Flow& f, Op op, int fd, uint32_t events);
+  void disarm(Flow& f, Op op);
+  bool armed(const Flow& f, Op op) const { return f.armed >> static_cast<uint32_t>(op) & 1; }
+  io::Token token(const Flow& f, Op op) const;
+  void enqueue(Flow& f);
+  void set_phase_deadline(Flow& f, uint64_t when_ns);
+  void set_lane_deadline(Flow& f, Direction d, uint64_t when_ns);
+  void clear_deadlines(Flow& f);
+  Flow* find(uint32_t slot, uint32_t generation);
+  uint64_t timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const;
+  void show(Flow& f);
+  void publish(Flow& f);
+
+  // accept.cc
+  void begin_accept(uint32_t listener_socket);
+  void on_accepted(uint32_t listener_socket, const io::Completion& c);
+  void refuse(int fd, uint32_t listener, CloseReason reason);
+  // classify.cc
+  void begin_classify(Flow& f);
+  void on_hello(Flow& f, int events);
+  void route(Flow& f, const tls::ClientHello* hello);
+  // resolve.cc
+  void begin_resolve(Flow& f);
+  void on_resolved(Flow& f, const dns::Answer& answer);
+  // dial.cc
+  void begin_dial(Flow& f);
+  void on_connected(Flow& f, int result);
+  void dial_failed(Flow& f, CloseReason reason, int error);
+  // prime.cc
+  void begin_prime(Flow& f);
+  // handoff.cc
+  void begin_handoff(Flow& f);
+  // lane_change.cc
+  void enter_lane(Flow& f, Direction d, Lane lane, LaneChange why);
+  void leave_splice(Flow& f, Direction d, LaneChange why);
+  void check_held(Flow& f, Direction d);
+  bool try_promote(Flow& f, Direction d, LaneChange why);
+  bool may_open_valve(const Flow& f, Direction d) const;
+  void follow_order(Flow& f, Direction d, Lane to);
+  // relay.cc
+  void enter_relay(Flow& f, Direction d, LaneChange why);
+  bool take_pipe(Flow& f, Direction d);
+  void give_back_pipe(Flow& f, Direction d);
+  void pump(Flow& f, Direction d);
+  void on_quiet(Flow& f, Direction d);
+  // drain.cc
+  void check_drain(Flow& f, Direction d);
+  void pass_fin(Flow& f, Direction d);
+  void check_idle(Flow& f);
+  // close.cc
+  void begin_close(Flow& f, CloseReason reason);
+  void release(Flow& f);
+  void log_access(const Flow& f, CloseReason reason);
+  void evict_if_over_limit();
+
+  Lane lane(const Flow& f, Direction d) const { return f.record->direction[d].lane.load(std::memory_order_relaxed); }
+  uint32_t socket_index(const Flow& f, uint32_t i) const { return 2 * f.slot + i; }
+
+  Shared& shared_;
+  const uint32_t index_;
+  std::vector<ListenerSocket> listeners_;
+  std::unique_ptr<io::Io> io_;
+  std::string io_description_;
+  io::Deadlines deadlines_;
+  Pipes pipes_;
+  std::vector<uint32_t> run_queue_, running_;
+  std::vector<std::function<void(Worker&)>> local_posts_;  // of this thread
+  std::vector<uint8_t> peek_buffer_;
+  std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
+  uint64_t now_ns_ = 0;  // of this turn of the loop
+  bool accepting_ = true, stopping_ = false, announced_accept_error_ = false;
+  uint32_t live_ = 0;  // flows of this thread
+
+  std::thread thread_;
+  Fd inbox_event_;
+  std::mutex inbox_mutex_;
+  std::vector<std::function<void(Worker&)>> inbox_;
+};
+
+}  // namespace penstock::flow

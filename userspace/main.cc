@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// main.cc: penstockd's command line.
+#include <CLI/CLI.hpp>
+
+#include "daemon/daemon.h"
+#include "daemon/engine.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{"penstockd: a layer-4 TCP edge"};
+  penstock::daemon::Arguments arguments;
+  bool probe = false, json = false;
+  app.add_option("-c,--config", arguments.config, "configuration file")->capture_default_str();
+  app.add_option("--env-file", arguments.env_file, "instead of penstock.env beside the configuration");
+  app.add_flag("--probe", probe, "say what this kernel and these privileges allow, and end");
+  app.add_flag("--json", json, "with --probe");
+  app.set_version_flag("--version", PENSTOCK_VERSION);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  return probe ? penstock::daemon::print_probe(json) : penstock::daemon::serve(arguments);
+}
