@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// torture/options.h: the command line. Printed by --help; README.md says which to use for what.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/endpoint.h"
+#include "life.h"
+#include "proxy_header.h"
+
+namespace penstock::torture {
+
+struct Options {
+  std::vector<Endpoint> to;     // where clients connect; lives alternate
+  std::vector<Endpoint> serve;  // where the server listens
+  Preamble preamble = Preamble::v2;
+  Recipe recipe;
+  uint64_t seed = 1;
+  uint64_t lives = 1000;              // kWithoutEnd: until lives_for_ms
+  uint32_t lives_for_ms = 0;          // 0: until `lives`
+  std::optional<uint64_t> only_life;  // replay with a trace
+  uint32_t concurrency = 200;
+  uint32_t ramp_ms = 0;  // concurrency grows to its value in this time
+  uint32_t hang_ms = 30'000;
+  uint32_t late_ms = 5000;     // the server may hear so late of a client that left with a RST
+  std::optional<Cidr> source;  // clients bind addresses of it in rotation
+  bool probe_client = false;
+  bool json = false;
+  unsigned threads = 2;
+};
+
+// Exits with the usage and code 2 on a mistake, 0 after --help.
+Options parse_options(int argc, char** argv);
+
+}  // namespace penstock::torture

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// torture/registry.h: the lives under way, found by what the server can know of them. Owns them: an end may
+// use its Life until it has called end_done(), not after. Thread-safe.
+#pragma once
+#include <array>
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "tally.h"
+
+namespace penstock::torture {
+
+struct Life {
+  uint64_t index = 0;
+  LifePlan plan;
+  Endpoint to;  // where the client connects: the destination the PROXY header must name
+  bool probe = false, traced = false;
+  int64_t began_us = 0;
+
+  std::atomic<int64_t> last_progress_ms = 0;    // lies ahead during an intended pause
+  std::array<std::atomic<uint64_t>, 2> sent{};  // so far, by side
+  std::atomic<bool> hung = false;
+
+ private:
+  friend class Registry;
+  Endpoint client;
+  std::array<EndReport, 2> reports;
+  bool client_done = false, claimed = false, server_done = false;
+  bool counted = false;  // among those that --concurrency bounds
+  bool parked = false;
+};
+
+class Registry {
+ public:
+  Registry(const Options& options, Tally& tally);
+
+  Life* begin();          // the next life, or none for now
+  Life* begin_probe();    // none before its time
+  bool finished() const;  // all lives are over, and judged
+  void stop_beginning() { stopped_ = true; }
+  uint64_t active() const { return active_; }
+
+  void known_as(Life& life, const Endpoint& client);
+  enum class Claim { yours, unknown, taken };
+  Claim claim(const Endpoint& client, Life** life);
+  Claim claim(uint64_t id, Life** life);
+  // The last word of an end. The life is judged when both have spoken, or when a client that left early with
+  // a RST has not been heard of at the server for late_ms.
+  void end_done(Life& life, Side side, EndReport report);
+  void reap(int64_t now_ms);
+  // A server connection that belongs to nobody.
+  void add_stray(Failure failure, const std::string& reason);
+  void add_health_check() { tally_.health_checks.fetch_add(1); }
+
+ private:
+  struct Parked {
+    int64_t until_ms;
+    Life* life;
+  };
+  Claim claim_locked(Life* found, Life** life);
+  Life* add(std::unique_ptr<Life> life);
+  void uncount(Life& life);
+  void conclude(Life& life);  // judges, forgets
+  bool may_begin();
+
+  const Options& options_;
+  Tally& tally_;
+  const int64_t began_ms_ = now_ms();
+  std::atomic<uint64_t> next_ = 0, active_ = 0, next_probe_ = 0;
+  std::atomic<bool> stopped_ = false;
+  mutable std::mutex mutex_;
+  std::map<Life*, std::unique_ptr<Life>> lives_;
+  std::map<Endpoint, Life*> by_client_;
+  std::map<uint64_t, Life*> by_id_;
+  std::deque<Parked> parked_;
+};
+
+}  // namespace penstock::torture
