@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operator's command as it is installed: what it prints, what it says when something is wrong, its exit
+// code.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/assert.h"
+#include "client.h"
+#include "daemon/admin.h"
+
+namespace penstock {
+namespace {
+
+using testing::TemporaryDirectory;
+
+struct Ran {
+  int exit_code = -1;
+  std::string out, err;
+};
+
+struct Pipe {
+  Fd read, write;
+  Pipe() {
+    int fds[2];
+    PENSTOCK_ASSERT(::pipe2(fds, O_CLOEXEC) == 0);
+    read.reset(fds[0]);
+    write.reset(fds[1]);
+  }
+};
+
+Ran run(
+    const std::string& program, std::vector<std::string> words,
+    const std::function<void()>& in_child = [] {}) {
+  words.insert(words.begin(), "penstock");
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  Pipe out, err;
+  pid_t pid = ::fork();
+  PENSTOCK_ASSERT(pid >= 0);
+  if (pid == 0) {
+    in_child();
+    ::dup2(out.write.get(), STDOUT_FILENO);
+    ::dup2(err.write.get(), STDERR_FILENO);
+    ::execv(program.c_str(), argv.data());
+    ::_exit(127);
+  }
+  out.write.reset();
+  err.write.reset();
+  Ran ran;
+  auto drain = [](pollfd* p, std::string* text) {
+    if (p->revents == 0) return;
+    char buffer[4096];
+    ssize_t n = ::read(p->fd, buffer, sizeof buffer);
+    if (n <= 0) p->fd = -1;
+    if (n > 0) text->append(buffer, static_cast<size_t>(n));
+  };
+  pollfd polled[] = {{out.read.get(), POLLIN, 0}, {err.read.get(), POLLIN, 0}};
+  while (polled[0].fd >= 0 || polled[1].fd >= 0) {
+    ::poll(polled, 2, -1);
+    drain(&polled[0], &ran.out);
+    drain(&polled[1], &ran.err);
+  }
+  int wait_status = 0;
+  ::waitpid(pid, &wait_status, 0);
+  ran.exit_code = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
+  return ran;
+}
+
+Ran penstock(std::vector<std::string> words) {
+  return run(PENSTOCK_COMMAND, std::move(words));
+}
+
+// A daemon that gives one answer to everything, and remembers what it was asked.
+class CommandTest : public ::testing::Test {
+ protected:
+  void daemon_answers(Json answer) {
+    auto started = daemon::Admin::start(socket_, [this, answer = std::move(answer)](const Json& request) {
+      std::lock_guard lock(mutex_);
+      asked_ = request;
+      return answer;
+    });
+    ASSERT_TRUE(started.ok()) << started.error().message;
+    admin_ = std::move(started).value();
+  }
+  Ran ask(std::vector<std::string> words) {
+    words.insert(words.end(), {"--socket", socket_});
+    return penstock(std::move(words));
+  }
+  Json asked() {
+    std::lock_guard lock(mutex_);
+    return asked_;
+  }
+  std::string write(const std::string& name, const std::string& content) {
+    std::ofstream(directory_ / name) << content;
+    return directory_ / name;
+  }
+
+  TemporaryDirectory directory_;
+  std::string socket_ = directory_ / "admin.sock";
+  std::mutex mutex_;
+  Json asked_;
+  std::unique_ptr<daemon::Admin> admin_;
+};
+
+const Json kStatus = Json::parse(R"({
+  "version": "0.1.0", "pid": 4711, "uptime_s": 7265, "engine": "sockmap", "engine_reason": "every capability is there",
+  "kernel": "6.1.0", "threads": 2, "news": {"from": ["a", "later", "version"]},
+  "listeners": [
+    {"name": "web", "bind": ["[::]:443"], "state": "waiting", "reason": "address in use", "accepted": 0, "active": 0, "closed": 0},
+    {"name": "mail", "bind": ["0.0.0.0:25", "[::]:25"], "state": "listening", "accepted": 1200, "active": 12, "closed": 1188}],
+  "upstreams": [{"name": "mailbox", "servers": [
+    {"server": "mailbox.example", "addresses": ["2001:db8::1", "192.0.2.1"], "active": 12, "dialed": 1190, "dial_failed": 3},
+    {"server": "gone.example", "addresses": [], "active": 0, "dialed": 0, "dial_failed": 0}]}],
+  "totals": {"accepted": 1200, "active": 12, "closed": {"client_reset": 8, "done": 1180, "idle": 0},
+    "bytes": {"splice": 1610612736, "relay": 1023}, "lane_changes": {"backlog": 5}, "fallbacks": {"map_full": 0},
+    "held_bytes": 0, "pipe_bytes": 65536, "memory_limit_bytes": 268435456}})");
+
+TEST_F(CommandTest, status_shows_listeners_upstreams_and_totals) {
+  daemon_answers(kStatus);
+  auto ran = ask({"status"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.err, "");
+  EXPECT_EQ(ran.out, R"(penstockd 0.1.0  pid 4711  up 2h01m  threads 2  kernel 6.1.0
+engine  sockmap (every capability is there)
+flows   1200 accepted = 12 active + 1188 closed
+bytes   1.5 GiB in splice, 1023 B in relay
+memory  0 B held, 64.0 KiB in pipes, limit 256.0 MiB
+
+LISTENER  BIND                 STATE      ACCEPTED  ACTIVE  CLOSED  REASON
+mail      0.0.0.0:25, [::]:25  listening      1200      12    1188
+web       [::]:443             waiting           0       0       0  address in use
+
+UPSTREAM  SERVER           ADDRESSES               ACTIVE  DIALED  FAILED
+mailbox   mailbox.example  2001:db8::1, 192.0.2.1      12    1190       3
+mailbox   gone.example     -                            0       0       0
+
+CLOSED BY     COUNT
+done           1180
+client_reset      8
+
+LANE CHANGED BY  COUNT
+backlog              5
+)");
+  EXPECT_EQ(asked(), Json({{"command", "status"}}));
+}
+
+TEST_F(CommandTest, status_shows_what_there_is_of_an_answer) {
+  daemon_answers(
+      {{"version", 7}, {"listeners", "none"}, {"upstreams", {1, nullptr}}, {"totals", {{"closed", -1}}}});
+  auto ran = ask({"status"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_NE(ran.out.find("penstockd 7  pid -  up -"), std::string::npos) << ran.out;
+}
+
+const Json kFlows = Json::parse(R"({"flows": [
+  {"cookie": "18446744073709551615", "listener": "web", "client": "[2001:db8::7]:40000", "sni": "mta-sts.example.net",
+   "upstream": "mailbox-https", "server": "192.0.2.1:443", "phase": "open", "age_ms": 900, "idle_ms": 5,
+   "directions": {"up": {"lane": "splice", "bytes": 517}, "down": {"lane": "relay", "bytes": 10485760}}},
+  {"cookie": "9", "listener": "mail", "client": "198.51.100.4:5000", "sni": "", "upstream": "mailbox", "server": null,
+   "phase": "dialing", "age_ms": 65000, "idle_ms": 65000, "directions": {"up": {"lane": "held"}}}]})");
+
+TEST_F(CommandTest, flows_shows_the_oldest_first) {
+  daemon_answers(kFlows);
+  auto ran = ask({"flows"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.err, "");
+  // clang-format off
+  EXPECT_EQ(ran.out,
+            "              COOKIE  CLIENT               SNI                  UPSTREAM       SERVER         PHASE    UP      BYTES  DOWN      BYTES    AGE   IDLE\n"
+            "                   9  198.51.100.4:5000    -                    mailbox        -              dialing  held        -  -             -  1m05s  1m05s\n"
+            "18446744073709551615  [2001:db8::7]:40000  mta-sts.example.net  mailbox-https  192.0.2.1:443  open     splice  517 B  relay  10.0 MiB  900ms    5ms\n");
+  // clang-format on
+  EXPECT_EQ(asked(), Json({{"command", "flows"}}));
+}
+
+TEST_F(CommandTest, flows_passes_its_filters_on) {
+  daemon_answers({{"flows", Json::array()}});
+  auto ran = ask({"flows", "--listener", "mail", "--client", "10.0.0.0/8"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.out, "no live flows\n");
+  EXPECT_EQ(asked(), Json({{"command", "flows"}, {"listener", "mail"}, {"client", "10.0.0.0/8"}}));
+}
+
+TEST_F(CommandTest, flows_refuses_what_is_no_network) {
+  auto ran = ask({"flows", "--client", "10.0.0.0/40\x1b"});
+  EXPECT_EQ(ran.exit_code, 2);
+  EXPECT_EQ(ran.out, "");
+  EXPECT_NE(ran.err.find(R"(10.0.0.0/40\x1b is no network (accepted: 192.0.2.0/24, 2001:db8::1))"),
+            std::string::npos)
+      << ran.err;
+}
+
+TEST_F(CommandTest, json_is_the_answer_on_one_line) {
+  daemon_answers(kFlows);
+  auto ran = ask({"flows", "--json"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.out, kFlows.dump() + "\n");
+}
+
+TEST_F(CommandTest, a_great_many_flows_arrive) {
+  Json flow = kFlows["flows"][0], all = {{"flows", Json::array()}};
+  for (int i = 0; i < 20'000; ++i) all["flows"].push_back(flow);
+  daemon_answers(all);
+  auto ran = ask({"flows"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 20'001);
+}
+
+TEST_F(CommandTest, bytes_from_outside_are_escaped) {
+  Json answer = kFlows;
+  answer["flows"][0]["sni"] = "evil\x1b[2J\n.example";
+  daemon_answers(answer);
+  auto ran = ask({"flows"});
+  EXPECT_NE(ran.out.find(R"(evil\x1b[2J\x0a.example)"), std::string::npos) << ran.out;
+  EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 3);
+  EXPECT_EQ(ask({"flows", "--json"}).out.find('\x1b'), std::string::npos);
+}
+
+TEST_F(CommandTest, lane_asks_for_a_lane) {
+  daemon_answers({{"ok", true}});
+  auto ran = ask({"lane", "18446744073709551615", "up", "relay"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.out, "ok\n");
+  EXPECT_EQ(
+      asked(),
+      Json({{"command", "lane"}, {"cookie", "18446744073709551615"}, {"direction", "up"}, {"to", "relay"}}));
+  for (const auto& words : {std::vector<std::string>{"lane"},
+                            {"lane", "x", "up", "relay"},
+                            {"lane", "-1", "up", "relay"},
+                            {"lane", "1", "left", "relay"},
+                            {"lane", "1", "up", "fast"}}) {
+    EXPECT_EQ(ask(words).exit_code, 2) << ::testing::PrintToString(words);
+  }
+}
+
+TEST_F(CommandTest, an_error_of_the_daemon_is_ours) {
+  daemon_answers({{"error", "no such listener: \x1b[1m"}});
+  for (const auto& words :
+       {std::vector<std::string>{"status"}, {"flows"}, {"lane", "1", "up", "held"}, {"status", "--json"}}) {
+    auto ran = ask(words);
+    EXPECT_EQ(ran.exit_code, 1);
+    EXPECT_EQ(ran.out, "");
+    EXPECT_EQ(ran.err, "penstock: penstockd: no such listener: \\x1b[1m\n");
+  }
+}
+
+TEST_F(CommandTest, says_that_there_is_no_daemon) {
+  auto ran = ask({"status"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(ran.err, "penstock: penstockd is not running: there is no socket " + socket_ +
+                         " (if its [admin].socket is another path, give that with --socket)\n");
+}
+
+// A listening Unix socket of some other program.
+Fd listening(const std::string& path) {
+  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  PENSTOCK_ASSERT(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  PENSTOCK_ASSERT(::listen(socket.get(), 1) == 0);
+  return socket;
+}
+
+TEST_F(CommandTest, says_that_nobody_listens) {
+  listening(socket_).reset();
+  auto ran = ask({"flows"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(ran.err, "penstock: penstockd is not running: nobody listens on " + socket_ +
+                         " (if its [admin].socket is another path, give that with --socket)\n");
+}
+
+TEST_F(CommandTest, says_that_the_path_is_no_socket) {
+  write("admin.sock", "");
+  auto ran = ask({"status"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(ran.err, "penstock: " + socket_ + " is not a socket\n");
+  EXPECT_EQ(penstock({"status", "--socket", std::string(200, 'x')}).exit_code, 1);
+}
+
+TEST_F(CommandTest, says_that_permission_is_missing) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root: runs the command as somebody else";
+  daemon_answers(kStatus);
+  std::filesystem::permissions(directory_ / "", std::filesystem::perms::all);
+  auto ran = run(PENSTOCK_COMMAND, {"status", "--socket", socket_},
+                 [] { PENSTOCK_ASSERT(::setgid(65534) == 0 && ::setuid(65534) == 0); });
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(ran.err,
+            "penstock: no permission to use " + socket_ + ": run as root or as a member of group penstock\n");
+}
+
+TEST_F(CommandTest, says_that_another_program_answers) {
+  for (const auto& [said, expected] :
+       {std::pair<std::string, std::string>{
+            "220 \x1b[1m ESMTP\r\n",
+            "what answers on " + socket_ + " is not penstockd: \"220 \\x1b[1m ESMTP\\x0d\""},
+        {"", "penstockd closed " + socket_ + " before its answer was complete"},
+        {"{\"version\":", "penstockd closed " + socket_ + " before its answer was complete"},
+        {std::string(100'000, '[') + "\n",
+         "what answers on " + socket_ + " is not penstockd: \"" + std::string(80, '[')}}) {
+    Fd server = listening(socket_);
+    std::thread other([&, text = said] {
+      Fd connection(::accept4(server.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      char request[4096];
+      EXPECT_GT(::recv(connection.get(), request, sizeof request, 0), 0);
+      ::send(connection.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    });
+    auto ran = ask({"status"});
+    other.join();
+    EXPECT_EQ(ran.exit_code, 1);
+    EXPECT_TRUE(ran.err.starts_with("penstock: " + expected)) << ran.err;
+    std::filesystem::remove(socket_);
+  }
+}
+
+TEST_F(CommandTest, check_says_that_a_file_is_good) {
+  auto file = write("penstock.toml", R"([upstream.mailbox]
+servers = ["${HOST}"]
+[[listener]]
+name = "mail"
+bind = [":25"]
+upstream = "mailbox"
+)");
+  auto env = write("other.env", "HOST=mailbox.example\n");
+  auto ran = penstock({"check", "-c", file, "--env-file", env});
+  EXPECT_EQ(ran.exit_code, 0) << ran.err;
+  EXPECT_EQ(ran.out, file + ": ok (1 listener, 1 upstream)\n");
+  ran = penstock({"check", "-c", file, "--env-file", env, "--json"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(Json::parse(ran.out), Json({{"file", file},
+                                        {"ok", true},
+                                        {"diagnostics", Json::array()},
+                                        {"listeners", 1},
+                                        {"upstreams", 1}}));
+}
+
+TEST_F(CommandTest, check_prints_every_error_and_ends_with_2) {
+  auto file = write("bad.toml", "[upstream.mailbox]\nserver = [\"a\"]\n[[listener]]\nnam = \"mail\"\n");
+  auto ran = penstock({"check", "-c", file});
+  EXPECT_EQ(ran.exit_code, 2);
+  EXPECT_EQ(ran.out, "");
+  EXPECT_NE(ran.err.find(file + ":2:1: error: "), std::string::npos) << ran.err;
+  EXPECT_NE(ran.err.find(file + ":4:1: error: "), std::string::npos) << ran.err;
+  ran = penstock({"check", "-c", file, "--json"});
+  EXPECT_EQ(ran.exit_code, 2);
+  auto report = Json::parse(ran.out);
+  EXPECT_EQ(report["ok"], false);
+  EXPECT_GE(report["diagnostics"].size(), 2u);
+  EXPECT_EQ(report["diagnostics"][0]["is_error"], true);
+}
+
+TEST_F(CommandTest, check_says_that_there_is_no_file) {
+  auto ran = penstock({"check", "-c", directory_ / "none.toml"});
+  EXPECT_EQ(ran.exit_code, 2);
+  EXPECT_NE(ran.err.find(directory_ / "none.toml"), std::string::npos) << ran.err;
+}
+
+// A copy of the command beside a penstockd that says how it was called.
+TEST_F(CommandTest, probe_is_the_daemon_beside_the_command) {
+  auto command = directory_ / "penstock";
+  std::filesystem::copy_file(PENSTOCK_COMMAND, command);
+  auto daemon = write("penstockd", "#!/bin/sh\necho \"$0 $*\"\nexit 7\n");
+  ASSERT_EQ(::chmod(daemon.c_str(), 0755), 0);
+  auto ran = run(command, {"probe", "--json"});
+  EXPECT_EQ(ran.exit_code, 7);
+  EXPECT_EQ(ran.out, daemon + " --probe --json\n");
+  EXPECT_EQ(run(command, {"probe"}).out, daemon + " --probe\n");
+}
+
+TEST_F(CommandTest, probe_looks_in_path_next) {
+  auto command = directory_ / "penstock";
+  std::filesystem::copy_file(PENSTOCK_COMMAND, command);
+  std::filesystem::create_directory(directory_ / "sbin");
+  auto daemon = write("sbin/penstockd", "#!/bin/sh\necho \"$0 $*\"\n");
+  ASSERT_EQ(::chmod(daemon.c_str(), 0755), 0);
+  auto ran = run(command, {"probe"}, [&] { ::setenv("PATH", (directory_ / "sbin").c_str(), 1); });
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.out, daemon + " --probe\n");
+  ran = run(command, {"probe"}, [&] { ::setenv("PATH", (directory_ / "none").c_str(), 1); });
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_NE(ran.err.find("there is no penstockd beside this command or in PATH"), std::string::npos)
+      << ran.err;
+}
+
+TEST_F(CommandTest, what_is_not_there_yet_says_so) {
+  for (const auto& words : {std::vector<std::string>{"explain", "--to", ":443", "--sni", "a.example"},
+                            {"top"},
+                            {"kill", "1", "2"},
+                            {"drain", "mail"},
+                            {"resume", "mail"},
+                            {"reload"},
+                            {"upgrade"},
+                            {"ban", "add", "192.0.2.0/24", "--for", "1h"},
+                            {"doctor", "mailbox"}}) {
+    auto ran = ask(words);
+    EXPECT_EQ(ran.exit_code, 1);
+    EXPECT_EQ(ran.err, "penstock: " + words[0] + ": not available in this version\n");
+  }
+}
+
+TEST_F(CommandTest, bad_usage_ends_with_2) {
+  for (const auto& words : {std::vector<std::string>{},
+                            {"stats"},
+                            {"status", "--verbose"},
+                            {"status", "now"},
+                            {"flows", "--listener"}}) {
+    auto ran = penstock(words);
+    EXPECT_EQ(ran.exit_code, 2) << ::testing::PrintToString(words);
+    EXPECT_NE(ran.err, "");
+    EXPECT_EQ(ran.out, "");
+  }
+  EXPECT_EQ(penstock({"--help"}).exit_code, 0);
+  EXPECT_EQ(penstock({"flows", "--help"}).exit_code, 0);
+  EXPECT_EQ(penstock({"--version"}).out.rfind("penstock ", 0), 0u);
+}
+
+TEST_F(CommandTest, a_full_disk_is_not_silent) {
+  daemon_answers(kStatus);
+  auto ran = run("/bin/sh", {"-c", std::string("exec ") + PENSTOCK_COMMAND + " status --socket " + socket_ +
+                                       " >/dev/full"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_NE(ran.err.find("cannot write to standard output"), std::string::npos) << ran.err;
+}
+
+}  // namespace
+}  // namespace penstock

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// tools/penstock/commands.h: what the operator's command can do. Each prints its result to stdout and what
+// went wrong to stderr, and returns the exit code.
+#pragma once
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace penstock::command {
+
+enum Exit { kDone = 0, kFailed = 1, kBadUsage = 2 };
+
+struct Daemon {
+  std::string socket = "/run/penstock/admin.sock";
+  bool json = false;  // print its answer as it is, one line
+};
+
+// Offline. kBadUsage when the configuration has an error.
+int check(const std::string& file, const std::optional<std::string>& env_file, bool json);
+// Becomes `penstockd --probe`; returns only when it cannot.
+int probe(bool json);
+
+int status(const Daemon& daemon);
+
+struct FlowFilter {
+  std::optional<std::string> listener, client;  // `client`: a CIDR
+};
+int flows(const Daemon& daemon, const FlowFilter& filter);
+
+int lane(const Daemon& daemon, const std::string& cookie, const std::string& direction,
+         const std::string& to);
+
+// To stdout; main() finds out whether it arrived.
+void print(std::string_view text);
+
+// "penstock: message" on stderr; returns kFailed.
+int fail(const std::string& message);
+
+}  // namespace penstock::command

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// penstock: the operator's command. Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/endpoint.h"
+#include "base/log.h"
+#include "commands.h"
+
+namespace penstock::command {
+
+void print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+int fail(const std::string& message) {
+  std::fputs(("penstock: " + message + "\n").c_str(), stderr);
+  return kFailed;
+}
+
+namespace {
+
+struct Options {
+  Daemon daemon;
+  std::string file = "/etc/penstock/penstock.toml";
+  std::optional<std::string> env_file;
+  FlowFilter filter;
+  std::string cookie, direction, to;
+};
+
+std::string is_cookie(const std::string& text) {
+  bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+  return digits ? ""
+                : log::escaped(text) + " is no cookie (accepted: a number, as `penstock flows` shows it)";
+}
+
+std::string is_network(const std::string& text) {
+  return Cidr::parse(text) ? "" : log::escaped(text) + " is no network (accepted: 192.0.2.0/24, 2001:db8::1)";
+}
+
+CLI::App* add_command(CLI::App* app, Options* options, const std::string& name, const std::string& what) {
+  CLI::App* command = app->add_subcommand(name, what);
+  command->add_flag("--json", options->daemon.json, "Print JSON on one line");
+  command->add_option("--socket", options->daemon.socket, "The daemon's admin socket")
+      ->type_name("PATH")
+      ->capture_default_str();
+  return command;
+}
+
+void add_commands(CLI::App* app, Options* o, int* exit_code) {
+  auto* check_command = add_command(app, o, "check", "Validate a configuration, without the daemon");
+  check_command->add_option("-c,--config", o->file, "The configuration")
+      ->type_name("FILE")
+      ->capture_default_str();
+  check_command
+      ->add_option("--env-file", o->env_file, "Values of ${NAME} instead of penstock.env beside FILE")
+      ->type_name("FILE");
+  check_command->callback([=] { *exit_code = check(o->file, o->env_file, o->daemon.json); });
+
+  add_command(app, o, "probe", "What this kernel and these privileges allow, found by trying")->callback([=] {
+    *exit_code = probe(o->daemon.json);
+  });
+
+  add_command(app, o, "status", "Listeners, upstreams, totals")->callback([=] {
+    *exit_code = status(o->daemon);
+  });
+
+  auto* flows_command = add_command(app, o, "flows", "Every live flow, the oldest first");
+  flows_command->add_option("--listener", o->filter.listener, "Those of one listener")->type_name("NAME");
+  flows_command->add_option("--client", o->filter.client, "Those of clients in this network")
+      ->type_name("CIDR")
+      ->check(is_network);
+  flows_command->callback([=] { *exit_code = flows(o->daemon, o->filter); });
+
+  auto* lane_command =
+      add_command(app, o, "lane", "Move a direction to another lane (for tests and support)");
+  lane_command->add_option("COOKIE", o->cookie, "The flow, as `flows` shows it")
+      ->required()
+      ->check(is_cookie);
+  lane_command->add_option("DIRECTION", o->direction)->required()->check(CLI::IsMember({"up", "down"}));
+  lane_command->add_option("TO", o->to)->required()->check(CLI::IsMember({"splice", "held", "relay"}));
+  lane_command->callback([=] { *exit_code = lane(o->daemon, o->cookie, o->direction, o->to); });
+
+  for (const char* name :
+       {"explain", "top", "kill", "drain", "resume", "reload", "upgrade", "ban", "doctor"}) {
+    auto* later = add_command(app, o, name, "(not available in this version)");
+    later->allow_extras();
+    later->callback([=] { *exit_code = fail(fmt::format("{}: not available in this version", name)); });
+  }
+}
+
+}  // namespace
+}  // namespace penstock::command
+
+int main(int argc, char** argv) {
+  using namespace penstock::command;
+  CLI::App app("The operator's command of penstockd, the layer-4 edge.", "penstock");
+  app.set_version_flag("--version", "penstock " PENSTOCK_VERSION);
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration.");
+  Options options;
+  int exit_code = kDone;
+  add_commands(&app, &options, &exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? kDone : kBadUsage;
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return fail("cannot write to standard output");
+  return exit_code;
+}

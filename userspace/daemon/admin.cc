@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/admin.h"
+
+#include <grp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <list>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/assert.h"
+#include "base/fd.h"
+
+namespace penstock::daemon {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kGroup = "penstock";
+constexpr mode_t kSocketMode = 0660;
+constexpr mode_t kDirectoryMode = 0755;
+constexpr std::chrono::seconds kAcceptPause{1};  // when there is no descriptor to accept into
+
+struct Listening {
+  Fd socket;
+  std::string path;
+  dev_t device = 0;  // with inode: is the file still ours?
+  ino_t inode = 0;
+};
+
+Error failure(const std::string& path, const std::string& what, int error) {
+  return Error{"admin socket " + path + ": " + what + ": " + std::strerror(error)};
+}
+
+Status make_directory(const std::string& path) {
+  auto directory = std::filesystem::path(path).parent_path();
+  std::error_code error;
+  if (directory.empty() || !std::filesystem::create_directories(directory, error)) {
+    if (error) return failure(path, "cannot create " + directory.string(), error.value());
+    return Nothing{};
+  }
+  if (::chmod(directory.c_str(), kDirectoryMode) != 0) return failure(path, "chmod of its directory", errno);
+  return Nothing{};
+}
+
+// Only a socket that nobody listens on may go.
+Status remove_stale(const std::string& path, const sockaddr_un& address) {
+  struct stat s;
+  if (::lstat(path.c_str(), &s) != 0) {
+    if (errno == ENOENT) return Nothing{};
+    return failure(path, "cannot look at it", errno);
+  }
+  if (!S_ISSOCK(s.st_mode)) return Error{"admin socket " + path + ": exists and is not a socket"};
+  Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!probe.valid()) return failure(path, "socket", errno);
+  int connected = ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  if (connected == 0 || errno == EAGAIN) return Error{"another penstockd is running (socket " + path + ")"};
+  if (errno != ECONNREFUSED) return failure(path, "cannot tell whether another penstockd is running", errno);
+  if (::unlink(path.c_str()) != 0) return failure(path, "cannot remove the one a dead daemon left", errno);
+  return Nothing{};
+}
+
+// Our own group stays where there is no such group, or where we may not give the file to it.
+Status give_to_group(const std::string& path) {
+  std::vector<char> buffer(1 << 14);
+  group entry;
+  group* found = nullptr;
+  ::getgrnam_r(kGroup, &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr) return Nothing{};
+  if (::lchown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid) != 0 && errno != EPERM) {
+    return failure(path, "chown", errno);
+  }
+  return Nothing{};
+}
+
+// Nobody can connect before listen(), so nobody meets a mode that is not yet right.
+Result<Listening> listen_on(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path) {
+    return Error{"admin socket \"" + path + "\": accepted: a path of 1 to " +
+                 std::to_string(sizeof address.sun_path - 1) + " bytes"};
+  }
+  path.copy(address.sun_path, path.size());
+  if (auto made = make_directory(path); !made) return made.error();
+  if (auto removed = remove_stale(path, address); !removed) return removed.error();
+  Listening l{Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)), path};
+  if (!l.socket.valid()) return failure(path, "socket", errno);
+  if (::bind(l.socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    return failure(path, "bind", errno);
+  }
+  struct stat s;
+  if (::lstat(path.c_str(), &s) != 0) return failure(path, "stat", errno);
+  l.device = s.st_dev;
+  l.inode = s.st_ino;
+  if (auto given = give_to_group(path); !given) return given.error();
+  if (::chmod(path.c_str(), kSocketMode) != 0) return failure(path, "chmod", errno);
+  if (::listen(l.socket.get(), static_cast<int>(kAdminConnectionsMax)) != 0)
+    return failure(path, "listen", errno);
+  return l;
+}
+
+std::string error_line(const std::string& message) {
+  return json_line({{"error", message}}) + "\n";
+}
+
+}  // namespace
+
+struct Admin::Impl {
+  // Reads when there is neither a whole line in `in` nor an answer to write: nothing grows beyond its bound.
+  struct Client {
+    Fd socket;
+    Clock::time_point deadline;
+    std::string in;
+    std::string out;
+    size_t out_sent = 0;
+    bool gone = false;  // closed, or to be closed now
+    bool close_when_sent = false;
+
+    bool has_request() const {
+      return in.find('\n') != std::string::npos || in.size() > kAdminRequestBytesMax;
+    }
+  };
+
+  void run();
+  int wait_for(std::vector<pollfd>* polled) const;
+  void accept_new();
+  void receive(Client* client);
+  void send(Client* client);
+  void take_request(Client* client);
+  std::string answer_line(std::string_view request);
+  size_t unread_bytes() const;
+
+  Listening listening;
+  Answer answer;
+  Fd wake;  // written once: the end
+  std::thread thread;
+  std::list<Client> clients;
+  Clock::time_point accept_after;
+};
+
+Admin::Admin(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Result<std::unique_ptr<Admin>> Admin::start(const std::string& path, Answer answer) {
+  auto impl = std::make_unique<Impl>();
+  impl->answer = std::move(answer);
+  impl->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!impl->wake.valid()) return failure(path, "eventfd", errno);
+  auto listening = listen_on(path);
+  if (!listening) return listening.error();
+  impl->listening = std::move(listening).value();
+  // The thread takes no signal: those are the daemon's.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::string error;
+  try {
+    impl->thread = std::thread([i = impl.get()] { i->run(); });
+  } catch (const std::system_error& e) {
+    error = e.what();
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (!error.empty()) return Error{"admin socket " + path + ": cannot start a thread: " + error};
+  pthread_setname_np(impl->thread.native_handle(), "admin");
+  return std::unique_ptr<Admin>(new Admin(std::move(impl)));
+}
+
+Admin::~Admin() {
+  const auto& l = impl_->listening;
+  struct stat s;
+  if (::lstat(l.path.c_str(), &s) == 0 && s.st_dev == l.device && s.st_ino == l.inode)
+    ::unlink(l.path.c_str());
+  PENSTOCK_ASSERT(::eventfd_write(impl_->wake.get(), 1) == 0);
+  impl_->thread.join();
+}
+
+void Admin::Impl::run() {
+  std::vector<pollfd> polled;
+  for (;;) {
+    int timeout_ms = wait_for(&polled);
+    int ready = ::poll(polled.data(), polled.size(), timeout_ms);
+    PENSTOCK_ASSERT(ready >= 0 || errno == EINTR || errno == ENOMEM);
+    if (ready < 0) continue;
+    if (polled[0].revents != 0) return;
+    auto now = Clock::now();
+    size_t i = 2;
+    for (auto& client : clients) {
+      short events = polled[i++].revents;
+      if ((events & POLLOUT) != 0) send(&client);
+      if ((events & POLLIN) != 0) receive(&client);
+      if ((events & (POLLERR | POLLHUP)) != 0 && (events & POLLIN) == 0) client.gone = true;
+      if (!client.gone && client.out.empty() && client.has_request()) take_request(&client);
+      if (client.deadline <= now) client.gone = true;
+    }
+    clients.remove_if([](const Client& c) { return c.gone; });
+    if (polled[1].revents != 0) accept_new();
+  }
+}
+
+// Lists what to wait for ([0] the end, [1] the listener, then each client), returns for how long.
+int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
+  auto now = Clock::now();
+  auto until = Clock::time_point::max();
+  bool may_accept = accept_after <= now;
+  if (!may_accept) until = accept_after;
+  polled->assign({{wake.get(), POLLIN, 0}, {may_accept ? listening.socket.get() : -1, POLLIN, 0}});
+  for (const auto& client : clients) {
+    short events = !client.out.empty() ? POLLOUT : client.has_request() ? 0 : POLLIN;
+    polled->push_back({client.socket.get(), events, 0});
+    until = std::min(until, events == 0 ? now : client.deadline);
+  }
+  if (until == Clock::time_point::max()) return -1;
+  auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now);
+  return static_cast<int>(std::max<int64_t>(0, left.count()));
+}
+
+void Admin::Impl::accept_new() {
+  Fd socket(::accept4(listening.socket.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!socket.valid()) {
+    bool out_of_something = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+    if (out_of_something) accept_after = Clock::now() + kAcceptPause;
+    return;
+  }
+  if (clients.size() >= kAdminConnectionsMax) {
+    auto line = error_line("too many connections to the admin socket: at most " +
+                           std::to_string(kAdminConnectionsMax));
+    ::send(socket.get(), line.data(), line.size(),
+           MSG_NOSIGNAL);  // what it could not hear, the close tells it
+    return;
+  }
+  clients.push_back({std::move(socket), Clock::now() + kAdminIdleMax});
+}
+
+void Admin::Impl::receive(Client* client) {
+  char buffer[1 << 14];
+  size_t room = kAdminRequestBytesMax + 1 - client->in.size();
+  ssize_t n = ::recv(client->socket.get(), buffer, std::min(room, sizeof buffer), 0);
+  if (n > 0) {
+    client->in.append(buffer, static_cast<size_t>(n));
+  } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+    client->gone = true;
+  }
+}
+
+void Admin::Impl::send(Client* client) {
+  const char* rest = client->out.data() + client->out_sent;
+  ssize_t n = ::send(client->socket.get(), rest, client->out.size() - client->out_sent, MSG_NOSIGNAL);
+  if (n < 0) {
+    client->gone = errno != EAGAIN && errno != EINTR;
+    return;
+  }
+  client->deadline = Clock::now() + kAdminIdleMax;
+  client->out_sent += static_cast<size_t>(n);
+  if (client->out_sent < client->out.size()) return;
+  client->out = std::string();  // gives the memory back
+  client->out_sent = 0;
+  client->gone = client->close_when_sent;
+}
+
+void Admin::Impl::take_request(Client* client) {
+  size_t end = client->in.find('\n');
+  if (end == std::string::npos) {
+    client->out = error_line("a request is at most " + std::to_string(kAdminRequestBytesMax) + " bytes");
+    client->in.clear();
+    client->close_when_sent = true;
+  } else if (unread_bytes() > kAdminUnreadBytesMax) {
+    client->out = error_line("other clients have yet to read " + std::to_string(unread_bytes()) +
+                             " bytes of answers: try again");
+    client->in.erase(0, end + 1);
+  } else {
+    client->out = answer_line(std::string_view(client->in).substr(0, end));
+    client->in.erase(0, end + 1);
+  }
+  client->deadline = Clock::now() + kAdminIdleMax;
+  send(client);
+}
+
+std::string Admin::Impl::answer_line(std::string_view request) {
+  auto parsed = parse_json(request);
+  if (!parsed || !parsed->is_object()) {
+    return error_line("a request is one JSON object on one line, at most " + std::to_string(kJsonDepthMax) +
+                      " levels deep");
+  }
+  try {
+    return json_line(answer(*parsed)) + "\n";
+  } catch (const Json::exception& e) {
+    return error_line(std::string("malformed request: ") + e.what());
+  }
+}
+
+size_t Admin::Impl::unread_bytes() const {
+  size_t sum = 0;
+  for (const auto& client : clients) sum += client.out.size();
+  return sum;
+}
+
+}  // namespace penstock::daemon

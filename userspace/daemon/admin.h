@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// daemon/admin.h: the admin socket. A client writes one JSON object a line and reads one back for each, in
+// order, as often as it likes. One thread of its own; a slow, silent or malicious client delays nobody but
+// itself. What the commands mean is not known here. tests/admin/admin_test.cc keeps it true.
+#pragma once
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "daemon/json.h"
+
+namespace penstock::daemon {
+
+inline constexpr size_t kAdminRequestBytesMax = 64 << 10;  // one line
+inline constexpr size_t kAdminConnectionsMax = 64;         // one more is told so and closed
+inline constexpr size_t kAdminUnreadBytesMax =
+    64 << 20;  // of all answers not read yet; beyond it requests are refused
+inline constexpr std::chrono::seconds kAdminIdleMax{
+    5};  // without a whole request, or a byte of an answer read
+
+class Admin {
+ public:
+  // Runs on the admin thread, one request (always an object) at a time. A Json exception, thrown when a
+  // member of the request is missing or has another type than asked for, becomes {"error": ...}.
+  using Answer = std::function<Json(const Json& request)>;
+
+  // Listens on `path`: mode 0660, group "penstock" where that exists and may be given. Creates its directory
+  // (0755), replaces the socket of a daemon that is gone. An error when another one listens there.
+  static Result<std::unique_ptr<Admin>> start(const std::string& path, Answer answer);
+  // Closes every connection, removes the socket if it is still ours, joins the thread.
+  ~Admin();
+
+ private:
+  struct Impl;
+  explicit Admin(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace penstock::daemon
