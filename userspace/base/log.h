@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// base/log.h: the only door to spdlog. Lines go to stderr. Thread-safe; never blocks a worker: when the reader
-// of stderr is slow, the oldest lines are dropped and counted.
+// base/log.h: the only door to spdlog. Lines go to stderr. Thread-safe; never blocks a worker: when the
+// reader of stderr is slow, the oldest lines are dropped and counted.
 #pragma once
 #include <fmt/core.h>
 
@@ -19,16 +19,25 @@ void write(Level level, std::string_view message);
 bool enabled(Level level);
 uint64_t dropped();  // lines lost since start
 
-// Bytes from outside, made printable: anything but printable ASCII (and '"', '\\') becomes \xNN. At most `max` input bytes.
+// Bytes from outside, made printable: anything but printable ASCII (and '"', '\\') becomes \xNN. At most
+// `max` input bytes.
 std::string escaped(std::string_view bytes, size_t max = 255);
 
 template <typename... A>
-void debug(fmt::format_string<A...> f, A&&... a) { if (enabled(Level::debug)) write(Level::debug, fmt::format(f, std::forward<A>(a)...)); }
+void debug(fmt::format_string<A...> f, A&&... a) {
+  if (enabled(Level::debug)) write(Level::debug, fmt::format(f, std::forward<A>(a)...));
+}
 template <typename... A>
-void info(fmt::format_string<A...> f, A&&... a) { write(Level::info, fmt::format(f, std::forward<A>(a)...)); }
+void info(fmt::format_string<A...> f, A&&... a) {
+  write(Level::info, fmt::format(f, std::forward<A>(a)...));
+}
 template <typename... A>
-void warn(fmt::format_string<A...> f, A&&... a) { write(Level::warn, fmt::format(f, std::forward<A>(a)...)); }
+void warn(fmt::format_string<A...> f, A&&... a) {
+  write(Level::warn, fmt::format(f, std::forward<A>(a)...));
+}
 template <typename... A>
-void error(fmt::format_string<A...> f, A&&... a) { write(Level::error, fmt::format(f, std::forward<A>(a)...)); }
+void error(fmt::format_string<A...> f, A&&... a) {
+  write(Level::error, fmt::format(f, std::forward<A>(a)...));
+}
 
 }  // namespace penstock::log
