@@ -166,6 +166,20 @@ TEST_F(CommandTest, status_shows_what_there_is_of_an_answer) {
   EXPECT_NE(ran.out.find("penstockd 7  pid -  up -"), std::string::npos) << ran.out;
 }
 
+TEST_F(CommandTest, status_shows_what_is_counted_for_an_upstream_as_a_whole) {
+  daemon_answers({{"upstreams",
+                   {{{"name", "web"},
+                     {"servers", {{{"server", "192.0.2.1:443"}}, {{"server", "192.0.2.2:443"}}}},
+                     {"active", 2},
+                     {"dialed", 5},
+                     {"dial_failed", 1}}}}});
+  auto out = ask({"status"}).out;
+  EXPECT_NE(out.find("web       192.0.2.1:443  -               2       5       1\n"
+                     "web       192.0.2.2:443  -               -       -       -\n"),
+            std::string::npos)
+      << out;
+}
+
 const Json kFlows = Json::parse(R"({"flows": [
   {"cookie": "18446744073709551615", "listener": "web", "client": "[2001:db8::7]:40000", "sni": "mta-sts.example.net",
    "upstream": "mailbox-https", "server": "192.0.2.1:443", "phase": "open", "age_ms": 900, "idle_ms": 5,

@@ -69,12 +69,18 @@ std::string listeners_text(const Json& listeners) {
   return table.empty() ? "" : "\n" + table.text();
 }
 
+// A row for each server. What is counted for the upstream as a whole stands in its first one.
 std::string upstreams_text(const Json& upstreams) {
   Table table({"UPSTREAM", "SERVER", "ADDRESSES", ">ACTIVE", ">DIALED", ">FAILED"});
   for (const Json* u : sorted(upstreams)) {
+    const Json* whole = u;
     for (const auto& s : member(*u, "servers")) {
-      table.add({text(*u, "name"), text(s, "server"), list(s, "addresses"), text(s, "active"),
-                 text(s, "dialed"), text(s, "dial_failed")});
+      auto count = [&](const char* key) {
+        return whole != nullptr && member(s, key).is_null() ? text(*whole, key) : text(s, key);
+      };
+      table.add({text(*u, "name"), text(s, "server"), list(s, "addresses"), count("active"), count("dialed"),
+                 count("dial_failed")});
+      whole = nullptr;
     }
   }
   return table.empty() ? "" : "\n" + table.text();
