@@ -35,6 +35,11 @@ std::string command_program() {
   return from_environment("PENSTOCK", PENSTOCK_COMMAND);
 }
 
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 TempDir::TempDir() : path_("/tmp/penstock-test-XXXXXX") {
   if (::mkdtemp(path_.data()) == nullptr) throw std::system_error(errno, std::generic_category(), "mkdtemp");
   std::filesystem::permissions(path_, std::filesystem::perms(0755));

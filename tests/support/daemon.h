@@ -19,6 +19,8 @@ using Json = nlohmann::json;
 std::string daemon_program();   // $PENSTOCKD, else the one of this build
 std::string command_program();  // $PENSTOCK, else the one of this build
 
+std::string read_file(const std::string& path);  // empty when it is not there
+
 class TempDir {
  public:
   TempDir();

@@ -77,11 +77,22 @@ Process::~Process() {
   reader_.join();
 }
 
+// Until the pipe ends, or the program has and nothing more comes: descendants may keep the pipe open for
+// ever.
 void Process::collect(int fd) {
+  constexpr int kDescendantsQuietMs = 200;
   char bytes[4096];
+  pollfd watched[] = {{fd, POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
   for (;;) {
-    const ssize_t n = ::read(fd, bytes, sizeof bytes);
-    if (n < 0 && errno == EINTR) continue;
+    const bool alive = watched[1].fd >= 0;
+    const int ready = ::poll(watched, 2, alive ? -1 : kDescendantsQuietMs);
+    if (ready < 0 && errno == EINTR) continue;
+    if (watched[1].revents != 0) watched[1].fd = -1;
+    ssize_t n = 0;
+    if (watched[0].revents != 0)
+      n = ::read(fd, bytes, sizeof bytes);
+    else if (ready > 0)
+      continue;
     const std::lock_guard lock(mutex_);
     if (n > 0) output_.append(bytes, static_cast<size_t>(n));
     if (n <= 0) ended_ = true;
@@ -115,9 +126,8 @@ int Process::wait_exit(milliseconds limit) {
   int status = 0;
   if (::waitpid(pid_, &status, 0) != pid_) fail("waitpid");
   exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  // What it wrote last may still be in the pipe. Descendants that keep the pipe open are not waited for long.
-  std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, 1s, [&] { return ended_; });
+  std::unique_lock lock(mutex_);  // what it wrote last may still be in the pipe
+  changed_.wait(lock, [&] { return ended_; });
   return *exit_code_;
 }
 
