@@ -87,8 +87,13 @@ Status build(Parts& p, Facts& facts) {
   uint32_t flows_max = c.bpf.max_flows;
   if (!flows_max) flows_max = static_cast<uint32_t>(std::clamp<uint64_t>(ram / kRamPerFlow, kFlowsMin, kFlowsMax));
   uint64_t descriptors = raise_descriptor_limit(kDescriptorsPerFlow * flows_max + kDescriptorsBeside);
-  if (descriptors < 2 * uint64_t{flows_max} + kDescriptorsBeside)
-    log::warn("{} descriptors serve fewer than max_flows = {} flows (LimitNOFILE=, ulimit -n)", descriptors, flows_max);
+  uint64_t served = descriptors > kDescriptorsBeside ? (descriptors - kDescriptorsBeside) / 2 : 1;
+  if (served < flows_max) {
+    if (c.bpf.max_flows)
+      log::warn("{} descriptors serve fewer than max_flows = {} flows (LimitNOFILE=, ulimit -n)", descriptors, flows_max);
+    else
+      flows_max = static_cast<uint32_t>(served);
+  }
   facts.flows_max = flows_max;
   unsigned threads = c.daemon.threads ? c.daemon.threads : std::max(1u, std::thread::hardware_concurrency());
   threads = std::min<unsigned>(threads, PENSTOCK_THREADS_MAX);

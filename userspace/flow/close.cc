@@ -62,7 +62,7 @@ void Worker::release(Flow& f) {
   count(shared_.statistics.listeners[r.listener].closed);
   uncount(shared_.statistics.listeners[r.listener].active);
   if (r.upstream_counted) uncount(shared_.statistics.upstreams[r.upstream].active);
-  live_--;
+  if (--live_ == 0) pipes_.let_go();
   advance(f, Event::released);
   std::lock_guard lock(shared_.slots_mutex);
   shared_.free_slots.push_back(f.slot);

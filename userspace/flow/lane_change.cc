@@ -58,9 +58,14 @@ void Worker::leave_splice(Flow& f, Direction d, LaneChange why) {
       s.cycles = 0;
     }
     s.cycles++;
-    // A direction that comes back only to leave again waits longer each time.
+    // A direction that comes back from relay only to leave again goes there at once, and stays longer each time.
     bool flaps = dr.quiet_ns && now_ns_ - s.lane_since_ns < 2 * dr.quiet_ns + 100'000'000;
-    dr.quiet_ns = flaps ? std::min(2 * dr.quiet_ns, kQuietLastNs) : kQuietFirstNs;
+    if (flaps && dr.relayed_in_bytes) {
+      dr.quiet_ns = std::min(2 * dr.quiet_ns, kQuietLastNs);
+      s.cycles = kCyclesMax + 1;
+    } else {
+      dr.quiet_ns = kQuietFirstNs;
+    }
   }
   enter_lane(f, d, Lane::held, why);
   check_held(f, d);

@@ -6,11 +6,12 @@
 
 namespace penstock::flow {
 
-Pipes::~Pipes() {
+void Pipes::let_go() {
   for (const Pipe& p : kept_) {
     close(p.in);
     close(p.out);
   }
+  kept_.clear();
 }
 
 bool Pipes::take(Pipe* out) {

@@ -20,12 +20,13 @@ class Pipes {
   static constexpr size_t kKeptMax = 256;
 
   explicit Pipes(Statistics* statistics) : statistics_(statistics) {}
-  ~Pipes();
+  ~Pipes() { let_go(); }
   // False: no descriptors left.
   bool take(Pipe* out);
   // To `bytes`, or as near as the kernel allows (fs.pipe-user-pages-soft); returns the capacity then.
   uint32_t grow(Pipe* pipe, uint32_t bytes);
   void give_back(const Pipe& pipe, bool empty);
+  void let_go();  // of those kept
 
  private:
   Statistics* statistics_;

@@ -49,7 +49,7 @@ void Worker::enter_relay(Flow& f, Direction d, LaneChange why) {
   DirectionState& s = f.direction[d];
   s.readable = true;
   s.ended = false;
-  s.moved_ns = now_ns_;
+  s.moved_ns = s.blocked_ns = now_ns_;
   s.moved_bytes = 0;
   enter_lane(f, d, Lane::relay, why);
   pump(f, d);
@@ -86,6 +86,7 @@ void Worker::pump(Flow& f, Direction d) {
     if (in_pipe > 0) {
       ssize_t n = splice(dr.pipe_out, nullptr, r.fd[to], nullptr, in_pipe, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
       blocked = n < 0 && errno == EAGAIN;
+      if (blocked) s.blocked_ns = now_ns_;
       if (n > 0) {
         dr.relayed_out_bytes += static_cast<uint64_t>(n);
         moved += static_cast<uint64_t>(n);
@@ -107,6 +108,7 @@ void Worker::pump(Flow& f, Direction d) {
   if (in_pipe == 0) {
     if (s.ended) return pass_fin(f, d);
     if (s.order == Lane::splice && !s.readable && try_promote(f, d, LaneChange::ordered)) return;
+    if (!s.readable && unhindered(f, d) && try_promote(f, d, LaneChange::quiet)) return;
     in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
   }
   if (in_pipe > 0 && s.moved_bytes > kBulkBytes && dr.pipe_capacity_bytes < shared_.config->flow.pipe_bytes &&
@@ -119,7 +121,8 @@ void Worker::pump(Flow& f, Direction d) {
   if (!blocked && (s.readable || in_pipe > 0)) return enqueue(f);
   if (in_pipe == 0) {
     give_back_pipe(f, d);
-    if (may_open_valve(f, d) || f.dirty) set_lane_deadline(f, d, now_ns_ + (dr.quiet_ns ? dr.quiet_ns : kQuietDefaultNs));
+    if ((may_open_valve(f, d) && s.order == Lane::none) || f.dirty)
+      set_lane_deadline(f, d, now_ns_ + (dr.quiet_ns ? dr.quiet_ns : kQuietDefaultNs));
   }
 }
 
@@ -130,9 +133,13 @@ void Worker::on_quiet(Flow& f, Direction d) {
   if (f.dirty) publish(f);
   if (s.readable) return pump(f, d);
   if (dr.relayed_in_bytes != dr.relayed_out_bytes || !may_open_valve(f, d)) return;
-  uint64_t quiet_ns = dr.quiet_ns ? dr.quiet_ns : kQuietDefaultNs;
-  if (now_ns_ - s.moved_ns < quiet_ns) return set_lane_deadline(f, d, s.moved_ns + quiet_ns);
-  try_promote(f, d, LaneChange::quiet);
+  if (unhindered(f, d)) try_promote(f, d, LaneChange::quiet);
+}
+
+// The direction is quiet: the target has taken all it was offered, at once, for as long as this direction must show it.
+bool Worker::unhindered(const Flow& f, Direction d) const {
+  uint64_t quiet_ns = f.record->direction[d].quiet_ns;
+  return now_ns_ - f.direction[d].blocked_ns >= (quiet_ns ? quiet_ns : kQuietDefaultNs);
 }
 
 }  // namespace penstock::flow

@@ -398,11 +398,12 @@ void Worker::clear_deadlines(Flow& f) {
   for (uint32_t i = 0; i < kDeadlinesPerFlow; i++) deadlines_.clear(f.slot * kDeadlinesPerFlow + i);
 }
 
-// The nearest one wins: the listener's, the upstream's, [timeouts].
+// The nearest one wins: the upstream's, the listener's, [timeouts].
 uint64_t Worker::timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const {
   const config::Config& c = *shared_.config;
-  auto value = c.listeners[f.record->listener].timeouts.*which;
-  if (!value && f.record->upstream < c.upstreams.size()) value = c.upstreams[f.record->upstream].timeouts.*which;
+  std::optional<config::milliseconds> value;
+  if (f.record->upstream < c.upstreams.size()) value = c.upstreams[f.record->upstream].timeouts.*which;
+  if (!value) value = c.listeners[f.record->listener].timeouts.*which;
   if (!value) value = c.timeouts.*which;
   return static_cast<uint64_t>(std::chrono::nanoseconds(*value).count());
 }

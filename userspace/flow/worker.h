@@ -54,6 +54,7 @@ struct DirectionState {
   Lane order;               // by command; none: nothing was ordered
   uint64_t lane_since_ns;
   uint64_t moved_ns;        // relay: the last byte
+  uint64_t blocked_ns;      // relay: the target last refused bytes, or the direction came here
   uint64_t moved_bytes;     // relay: in this stay
   uint64_t patience_ns;     // held, draining: the next look
   uint64_t stuck_since_ns;  // draining: everything is written but the accounts differ
@@ -177,6 +178,7 @@ class Worker {
   void give_back_pipe(Flow& f, Direction d);
   void pump(Flow& f, Direction d);
   void on_quiet(Flow& f, Direction d);
+  bool unhindered(const Flow& f, Direction d) const;
   // drain.cc
   void check_drain(Flow& f, Direction d);
   void pass_fin(Flow& f, Direction d);
