@@ -150,6 +150,9 @@ void Acceptor::identify(Arrival& arrival) {
       if (now_ms() - arrival.since_ms > kAskForMs)
         drop(arrival, Failure::stranger, "no client of ours: " + whose);
       return;
+    case Registry::Claim::departed:
+      close_with_rst(std::exchange(arrival.fd, -1));
+      return forget(arrival);
     case Registry::Claim::taken:
       return drop(arrival, Failure::dialled_twice, whose);
   }

@@ -89,13 +89,15 @@ Registry::Claim Registry::claim_locked(Life* found, Life** life) {
 Registry::Claim Registry::claim(const Endpoint& client, Life** life) {
   std::lock_guard lock(mutex_);
   const auto found = by_client_.find(client);
-  return found == by_client_.end() ? Claim::unknown : claim_locked(found->second, life);
+  if (found != by_client_.end()) return claim_locked(found->second, life);
+  return departed_.contains(client) ? Claim::departed : Claim::unknown;
 }
 
 Registry::Claim Registry::claim(uint64_t id, Life** life) {
   std::lock_guard lock(mutex_);
   const auto found = by_id_.find(id);
-  return found == by_id_.end() ? Claim::unknown : claim_locked(found->second, life);
+  if (found != by_id_.end()) return claim_locked(found->second, life);
+  return departed_ids_.contains(id) ? Claim::departed : Claim::unknown;
 }
 
 void Registry::end_done(Life& life, Side side, EndReport report) {
@@ -152,7 +154,11 @@ void Registry::conclude(Life& life) {
     if (life.plan.starved && !client.reset_sent) tally_.starved_resets.fetch_add(1);
     if (client.fin_seen && server.fin_seen && half_closes(life.plan)) tally_.half_closed.fetch_add(1);
   }
-  if (client.reset_sent && !server.arrived) tally_.upstream_never_dialled.fetch_add(1);
+  if (client.reset_sent && !server.arrived) {
+    tally_.upstream_never_dialled.fetch_add(1);
+    departed_.insert(life.client);
+    departed_ids_.insert(life.plan.seed);
+  }
   if (life.claimed || !client.reset_sent) tally_.last_end_ms = now_ms();
   uncount(life);
   if (life.parked) std::erase_if(parked_, [&](const Parked& p) { return p.life == &life; });

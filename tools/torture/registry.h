@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include "tally.h"
@@ -45,11 +46,12 @@ class Registry {
   uint64_t active() const { return active_; }
 
   void known_as(Life& life, const Endpoint& client);
-  enum class Claim { yours, unknown, taken };
+  enum class Claim { yours, unknown, taken, departed };
   Claim claim(const Endpoint& client, Life** life);
   Claim claim(uint64_t id, Life** life);
   // The last word of an end. The life is judged when both have spoken, or when a client that left early with
-  // a RST has not been heard of at the server for late_ms.
+  // a RST has not been heard of at the server for late_ms; a
+  // connection for it that comes later still is `departed`, for the rest of the run.
   void end_done(Life& life, Side side, EndReport report);
   void reap(int64_t now_ms);
   // A server connection that belongs to nobody.
@@ -77,6 +79,8 @@ class Registry {
   std::map<Endpoint, Life*> by_client_;
   std::map<uint64_t, Life*> by_id_;
   std::deque<Parked> parked_;
+  std::set<Endpoint> departed_;
+  std::set<uint64_t> departed_ids_;
 };
 
 }  // namespace penstock::torture
