@@ -48,7 +48,8 @@ std::string daemon_text(const Json& answer) {
   auto uptime_s = number(answer, "uptime_s");
   std::string all;
   all += fmt::format("penstockd {}  pid {}  up {}  threads {}  kernel {}\n", text(answer, "version"),
-                     text(answer, "pid"), uptime_s ? duration_text(*uptime_s * 1000) : kUnknown,
+                     text(answer, "pid"),
+                     uptime_s ? (*uptime_s == 0 ? "0s" : duration_text(*uptime_s * 1000)) : kUnknown,
                      text(answer, "threads"), text(answer, "kernel"));
   all += fmt::format("engine  {} ({})\n", text(answer, "engine"), text(answer, "engine_reason"));
   all += fmt::format("flows   {} accepted = {} active + {} closed\n", text(totals, "accepted"),
