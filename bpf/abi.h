@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* bpf/abi.h: the contract between the BPF programs and userspace: map keys, values, limits, counters, vocabulary.
- * Read by clang for bpf and by C++. Every struct has one writer per cache line; the static asserts keep the layout.
+/* bpf/abi.h: the contract between the BPF programs and userspace: map keys, values, limits, counters,
+ * vocabulary. Read by clang for bpf and by C++. Every struct has one writer per cache line; the static
+ * asserts keep the layout.
  *
  * A flow occupies a slot. Its two sockets, and the two directions they are the source of, are numbered
  *   2 * slot      client socket,   direction up   (client -> upstream)
  *   2 * slot + 1  upstream socket, direction down (upstream -> client)
- * so direction i reads from socket i and writes to socket i ^ 1. `sources`, `targets` and `directions` share this index.
+ * so direction i reads from socket i and writes to socket i ^ 1. `sources`, `targets` and `directions` share
+ * this index.
  */
 #ifndef PENSTOCK_ABI_H
 #define PENSTOCK_ABI_H
@@ -16,96 +18,98 @@
 #include <linux/types.h>
 #endif
 
-#define PENSTOCK_LAYOUT 1           /* of everything below; a change of layout counts up */
+#define PENSTOCK_LAYOUT 1 /* of everything below; a change of layout counts up */
 #define PENSTOCK_THREADS_MAX 256
 #define PENSTOCK_LISTENERS_MAX 1024
 #define PENSTOCK_UPSTREAMS_MAX 1024
-#define PENSTOCK_TEXT_BYTES 48      /* "[ffff:...:ffff]:65535" with its NUL fits */
-#define PENSTOCK_NAME_BYTES 32      /* shown, not identity: longer names are cut */
+#define PENSTOCK_TEXT_BYTES 48 /* "[ffff:...:ffff]:65535" with its NUL fits */
+#define PENSTOCK_NAME_BYTES 32 /* shown, not identity: longer names are cut */
 #define PENSTOCK_SNI_BYTES 64
 
 /* ---- vocabulary: enumerator = counter = access-log word. Append only. ---- */
 
 /* Why a flow ended, and whose doing it was. */
-#define PENSTOCK_CLOSE_REASONS(X)                                                                      \
-  X(completed)              /* both sides said FIN and both got every byte */                          \
-  X(client_reset)           /* client: RST */                                                          \
-  X(upstream_reset)         /* upstream: RST */                                                        \
-  X(client_timeout)         /* client: gone without a word (keepalive, TCP_USER_TIMEOUT) */            \
-  X(upstream_timeout)       /* upstream: likewise */                                                   \
-  X(client_closed_early)    /* client: FIN before its hello was complete */                            \
-  X(client_hello_timeout)   /* client: hello not complete within timeouts.client_hello */              \
-  X(client_hello_malformed) /* client: TLS that cannot be read */                                      \
-  X(route_rejected)         /* operator: a route with action = "reject" */                             \
-  X(resolve_failed)         /* upstream: its name has no address */                                    \
-  X(connect_refused)        /* upstream: RST to our SYN */                                             \
-  X(connect_unreachable)    /* upstream: no route, or ICMP says so */                                  \
-  X(connect_timeout)        /* upstream: silent for timeouts.connect */                                \
-  X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                \
-  X(idle_timeout)           /* both: no byte for timeouts.idle */                                      \
-  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */        \
-  X(max_flows)              /* operator: bpf.max_flows reached */                                      \
-  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket */         \
-  X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */          \
-  X(killed)                 /* operator: ended by command */                                           \
-  X(shutdown)               /* operator: still open when the grace was over */                         \
+#define PENSTOCK_CLOSE_REASONS(X)                                                                        \
+  X(completed)              /* both sides said FIN and both got every byte */                            \
+  X(client_reset)           /* client: RST */                                                            \
+  X(upstream_reset)         /* upstream: RST */                                                          \
+  X(client_timeout)         /* client: gone without a word (keepalive, TCP_USER_TIMEOUT) */              \
+  X(upstream_timeout)       /* upstream: likewise */                                                     \
+  X(client_closed_early)    /* client: FIN before its hello was complete */                              \
+  X(client_hello_timeout)   /* client: hello not complete within timeouts.client_hello */                \
+  X(client_hello_malformed) /* client: TLS that cannot be read */                                        \
+  X(route_rejected)         /* operator: a route with action = "reject" */                               \
+  X(resolve_failed)         /* upstream: its name has no address */                                      \
+  X(connect_refused)        /* upstream: RST to our SYN */                                               \
+  X(connect_unreachable)    /* upstream: no route, or ICMP says so */                                    \
+  X(connect_timeout)        /* upstream: silent for timeouts.connect */                                  \
+  X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                  \
+  X(idle_timeout)           /* both: no byte for timeouts.idle */                                        \
+  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */          \
+  X(max_flows)              /* operator: bpf.max_flows reached */                                        \
+  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket */           \
+  X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */            \
+  X(killed)                 /* operator: ended by command */                                             \
+  X(shutdown)               /* operator: still open when the grace was over */                           \
   X(account_mismatch)       /* us or the kernel: the byte accounts did not add up; reset, never a FIN */ \
-  X(splice_broken)          /* the kernel: the verdict could not redirect */                           \
+  X(splice_broken)          /* the kernel: the verdict could not redirect */                             \
   X(internal_error)         /* us: a system call failed that should not; logged */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \
-  X(backlog_high)      /* splice -> held, by the kernel: the target cannot take more */   \
-  X(ordered)           /* by command */                                                   \
-  X(backlog_low)       /* held -> splice: the target has caught up */                     \
-  X(saturated)         /* held -> relay: it would only be held again */                   \
-  X(cannot_reopen)     /* held -> relay: a FIN has passed, the sockmap refuses it */      \
-  X(quiet)             /* relay -> splice */                                              \
+  X(backlog_high)        /* splice -> held, by the kernel: the target cannot take more */ \
+  X(ordered)             /* by command */                                                 \
+  X(backlog_low)         /* held -> splice: the target has caught up */                   \
+  X(saturated)           /* held -> relay: it would only be held again */                 \
+  X(cannot_reopen)       /* held -> relay: a FIN has passed, the sockmap refuses it */    \
+  X(quiet)               /* relay -> splice */                                            \
   X(refused_half_closed) /* open -> relay: closed on one side before the hand-off */      \
-  X(refused_sockmap)   /* open -> relay: the sockmap said no; logged */                   \
-  X(engine)            /* open -> relay: the engine is io_uring */
+  X(refused_sockmap)     /* open -> relay: the sockmap said no; logged */                 \
+  X(engine)              /* open -> relay: the engine is io_uring */
 
 #define PENSTOCK_LANES(X) X(none) X(splice) X(held) X(relay) X(shut)
 
-#define PENSTOCK_PHASES(X)                                                                 \
-  X(free) X(proxy_header) X(classifying) X(resolving) X(dialing) X(priming) X(handing_off) \
-  X(open) X(closing)
+#define PENSTOCK_PHASES(X) \
+  X(free) X(proxy_header) X(classifying) X(resolving) X(dialing) X(priming) X(handing_off) X(open) X(closing)
 
 /* ---- directions: ARRAY, mmapable. One per direction. ---- */
 
 struct penstock_direction {
-  /* Line 0. Written by the programs, under the source's socket lock (charged and trimmed: atomically, from anywhere).
-   * Userspace clears it when the slot is taken for a new flow, before the sockets enter any map. */
+  /* Line 0. Written by the programs, under the source's socket lock (charged and trimmed: atomically, from
+   * anywhere). Userspace clears it when the slot is taken for a new flow, before the sockets enter any map.
+   */
   __u64 redirected;      /* bytes handed to the target's queue, of this flow */
   __u64 base_redirected; /* `redirected` when base_seq was taken */
   __u64 active_ns;       /* CLOCK_MONOTONIC of the last verdict */
   __u32 base_seq;        /* the target's write_seq when nothing was waiting */
   __u32 base_taken;      /* the base_epoch it was taken for */
-  __u32 charged;         /* estimate of the kernel memory that waits for the target; its sum is globals.held_bytes */
-  __u32 closed_epoch;    /* == epoch: this direction is out of `sources` */
-  __u32 over_epoch;      /* == epoch: over the threshold, to be closed at the next chance */
-  __u32 broken;          /* enum penstock_broken */
-  __u32 smalls;          /* segments under PENSTOCK_SMALL_BYTES since nothing waited */
-  __u32 small_truesize;  /* the largest truesize among them */
-  __u32 ratio_x16;       /* 16 * truesize / length, the largest since nothing waited, of the others */
-  __u32 trimmed;         /* segments whose payload the trim filter cut off */
+  __u32 charged; /* estimate of the kernel memory that waits for the target; its sum is globals.held_bytes */
+  __u32 closed_epoch;   /* == epoch: this direction is out of `sources` */
+  __u32 over_epoch;     /* == epoch: over the threshold, to be closed at the next chance */
+  __u32 broken;         /* enum penstock_broken */
+  __u32 smalls;         /* segments under PENSTOCK_SMALL_BYTES since nothing waited */
+  __u32 small_truesize; /* the largest truesize among them */
+  __u32 ratio_x16;      /* 16 * truesize / length, the largest since nothing waited, of the others */
+  __u32 trimmed;        /* segments whose payload the trim filter cut off */
   /* Line 1. Written by userspace. */
-  __u64 flow_cookie;     /* key in `flows` */
-  __u32 epoch;           /* counts up at every insertion into `sources`; never reset */
-  __u32 base_epoch;      /* counts up when base_seq is to be taken anew: nothing waits */
-  __u32 want_close;      /* == epoch: close at the next tcp_current_mss() */
-  __u32 high_bytes;      /* leave the splice when `charged` passes it */
-  __u32 limit_bytes;     /* trim when `charged` passes it */
-  __u32 thread;          /* whose ring buffer hears of it */
-  __u32 reserved[8];
+  __u64 flow_cookie;   /* key in `flows` */
+  __u32 epoch;         /* counts up at every insertion into `sources`; never reset */
+  __u32 base_epoch;    /* counts up when base_seq is to be taken anew: nothing waits */
+  __u32 want_close;    /* == epoch: close at the next tcp_current_mss() */
+  __u32 high_bytes;    /* leave the splice when `charged` passes it */
+  __u32 limit_bytes;   /* trim when `charged` passes it */
+  __u32 thread;        /* whose ring buffer hears of it */
+  __u32 opening;       /* not 0: about to be opened; opening_bytes counts what arrives meanwhile */
+  __u32 opening_bytes; /* truesize; the trim filter adds, atomically */
+  __u32 reserved[6];
 };
 
 #define PENSTOCK_SMALL_BYTES 2048
 
 enum penstock_broken {
   PENSTOCK_BROKEN_NO = 0,
-  PENSTOCK_BROKEN_TARGET_GONE = 1,   /* the redirect was refused: acked bytes are lost */
-  PENSTOCK_BROKEN_OVERLAP = 2,       /* a segment that overlaps read data could not be cut */
+  PENSTOCK_BROKEN_TARGET_GONE = 1, /* the redirect was refused: acked bytes are lost */
+  PENSTOCK_BROKEN_OVERLAP = 2,     /* a segment that overlaps read data could not be cut */
 };
 
 /* ---- events: RINGBUF per thread, in ARRAY_OF_MAPS. ---- */
@@ -122,14 +126,14 @@ struct penstock_event {
 
 struct penstock_globals {
   /* Lines 0 and 1: the programs, atomically. */
-  __u64 held_bytes;        /* sum of `charged` */
+  __u64 held_bytes; /* sum of `charged` */
   __u64 reserved0[7];
-  __u64 closes;            /* valves closed by the kernel at the threshold */
-  __u64 closes_refused;    /* map_delete or the ring buffer refused: tried again at the next segment */
-  __u64 trims;             /* segments trimmed */
-  __u64 overlaps;          /* segments cut because part of them had been read */
+  __u64 closes;         /* valves closed by the kernel at the threshold */
+  __u64 closes_refused; /* map_delete or the ring buffer refused: tried again at the next segment */
+  __u64 trims;          /* segments trimmed */
+  __u64 overlaps;       /* segments cut because part of them had been read */
   __u64 overlap_bytes;
-  __u64 pulls;             /* segments made linear */
+  __u64 pulls; /* segments made linear */
   __u64 pulls_failed;
   __u64 reserved1;
   /* Line 2: userspace. */
@@ -151,8 +155,8 @@ enum penstock_lane {
 };
 
 struct penstock_flow_direction {
-  __u64 spliced_bytes;  /* the verdict */
-  __u64 relayed_bytes;  /* userspace, at lane changes and at most 100 ms late */
+  __u64 spliced_bytes; /* the verdict */
+  __u64 relayed_bytes; /* userspace, at lane changes and at most 100 ms late */
   enum penstock_lane lane;
   __u32 lane_changes;
 };
@@ -163,7 +167,7 @@ struct penstock_flow {
   enum penstock_phase phase;
   __u32 slot;
   __u64 upstream_cookie;
-  __u64 accepted_ns;    /* CLOCK_MONOTONIC */
+  __u64 accepted_ns; /* CLOCK_MONOTONIC */
   char client[PENSTOCK_TEXT_BYTES];
   char server[PENSTOCK_TEXT_BYTES];
   char listener[PENSTOCK_NAME_BYTES];
@@ -186,18 +190,19 @@ struct penstock_totals {
   __u64 accepted;
   __u64 active;
   struct penstock_closed closed;
-  __u64 spliced_bytes;      /* of closed flows */
+  __u64 spliced_bytes; /* of closed flows */
   __u64 relayed_bytes;
-  __u64 spliced_flows;      /* closed flows of which every byte was spliced */
+  __u64 spliced_flows; /* closed flows of which every byte was spliced */
   struct penstock_lane_changes lane_changes;
-  __u64 late_completions;   /* of operations of flows that were gone; dropped */
-  __u64 accept_failed;      /* accept(2) itself: descriptors, memory */
-  __u64 pipes;              /* pipes in use */
-  __u64 pipe_bytes;         /* their capacity */
-  __u64 pipes_refused;      /* no descriptor or no memory for a pipe: the direction waited */
+  __u64 late_completions; /* of operations of flows that were gone; dropped */
+  __u64 accept_failed;    /* accept(2) itself: descriptors, memory */
+  __u64 pipes;            /* pipes in use */
+  __u64 pipe_bytes;       /* their capacity */
+  __u64 pipes_refused;    /* no descriptor or no memory for a pipe: the direction waited */
 };
 
-/* listeners, upstreams: ARRAY, mmapable, indexed in the order of the configuration; an empty name is an unused entry. */
+/* listeners, upstreams: ARRAY, mmapable, indexed in the order of the configuration; an empty name is an
+ * unused entry. */
 struct penstock_listener {
   char name[PENSTOCK_NAME_BYTES];
   __u64 accepted, active, closed;
@@ -207,8 +212,8 @@ struct penstock_upstream {
   __u64 dialed, dial_failed, active, resolve_failed;
 };
 
-/* publish: what userspace writes into its fields of a `flows` entry, in place (a program of type syscall does it:
- * replacing the element from userspace would lose what the verdict counts meanwhile). */
+/* publish: what userspace writes into its fields of a `flows` entry, in place (a program of type syscall does
+ * it: replacing the element from userspace would lose what the verdict counts meanwhile). */
 struct penstock_publish {
   __u64 cookie;
   enum penstock_phase phase;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* bpf/kernel.h: the few kernel types the programs read, with only the fields they read. CO-RE relocates every access
- * against the running kernel's BTF, so one binary serves them all and nothing is dumped from a build machine. */
+/* bpf/kernel.h: the few kernel types the programs read, with only the fields they read. CO-RE relocates every
+ * access against the running kernel's BTF, so one binary serves them all and nothing is dumped from a build
+ * machine. */
 #ifndef PENSTOCK_KERNEL_H
 #define PENSTOCK_KERNEL_H
 

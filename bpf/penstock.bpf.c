@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* bpf/penstock.bpf.c: the pipe. Four programs around two sockmaps:
- *   verdict   sk_skb, on `sources`: hands every segment a source receives to its target, cuts what was read before
- *   socket_ops sock_ops, on our cgroup: closes a valve (takes a source out) under the socket lock
- *   trim      socket filter on every source: the hard bound when userspace is late
- *   publish   syscall: userspace's fields of `flows`
- * Why each is the way it is: README.md beside this file. What keeps it true: tests/bpf, tests/netns, the self-test. */
+ *   verdict   sk_skb, on `sources`: hands every segment a source receives to its target, cuts what was read
+ * before socket_ops sock_ops, on our cgroup: closes a valve (takes a source out) under the socket lock trim
+ * socket filter on every source: the hard bound when userspace is late publish   syscall: userspace's fields
+ * of `flows` Why each is the way it is: README.md beside this file. What keeps it true: tests/bpf,
+ * tests/netns, the self-test. */
 #include "kernel.h"
 
 #include <bpf/bpf_core_read.h>
@@ -101,7 +101,9 @@ static __always_inline struct penstock_globals* get_globals(void) {
   return bpf_map_lookup_elem(&globals, &zero);
 }
 
-static __always_inline int closed(const struct penstock_direction* d) { return d->closed_epoch == d->epoch; }
+static __always_inline int closed(const struct penstock_direction* d) {
+  return d->closed_epoch == d->epoch;
+}
 
 /* Tells the worker that owns the direction. 0 when it could not: the ring is full. */
 static __always_inline int tell(const struct penstock_direction* d, __u32 index, __u32 kind) {
@@ -118,8 +120,8 @@ static __always_inline int tell(const struct penstock_direction* d, __u32 index,
   return 1;
 }
 
-/* Bytes redirected and not yet taken by the target's tcp_sendmsg(). Only differences of 32-bit sequence numbers:
- * exact as long as less than 2 GiB wait. */
+/* Bytes redirected and not yet taken by the target's tcp_sendmsg(). Only differences of 32-bit sequence
+ * numbers: exact as long as less than 2 GiB wait. */
 static __always_inline __u32 backlog(const struct penstock_direction* d, __u32 target_write_seq) {
   __s32 waiting = (__s32)((__u32)(d->redirected - d->base_redirected) - (target_write_seq - d->base_seq));
   return waiting > 0 ? waiting : 0;
@@ -131,9 +133,11 @@ static __always_inline __u32 queue_length(struct tcp_sock* target) {
   return psock ? BPF_CORE_READ(psock, ingress_skb.qlen) : 0;
 }
 
-/* The memory behind `waiting` bytes: payload times the worst ratio seen since the queue was last empty, and the small
- * segments, which cost far more than they carry, one by one. Never too low; up to twice too high with mixed sizes. */
-static __always_inline __u32 estimate(const struct penstock_direction* d, __u32 waiting, struct tcp_sock* target) {
+/* The memory behind `waiting` bytes: payload times the worst ratio seen since the queue was last empty, and
+ * the small segments, which cost far more than they carry, one by one. Never too low; up to twice too high
+ * with mixed sizes. */
+static __always_inline __u32 estimate(const struct penstock_direction* d, __u32 waiting,
+                                      struct tcp_sock* target) {
   if (!waiting) return 0;
   __u64 bytes = (__u64)waiting * d->ratio_x16 >> 4;
   if (d->smalls) {
@@ -150,8 +154,9 @@ static __always_inline void charge(struct penstock_direction* d, struct penstock
   __sync_fetch_and_add(&g->held_bytes, (__u64)bytes - before);
 }
 
-/* The threshold shrinks as all flows together approach the limit: an eighth of what is left of three quarters of it,
- * so no number of directions fills the last quarter by this alone (shared-buffer switches do the same). */
+/* The threshold shrinks as all flows together approach the limit: an eighth of what is left of three quarters
+ * of it, so no number of directions fills the last quarter by this alone (shared-buffer switches do the
+ * same). */
 static __always_inline __u32 threshold(const struct penstock_direction* d, const struct penstock_globals* g) {
   __u64 held = g->held_bytes, limit = g->memory_limit_bytes - g->memory_limit_bytes / 4;
   __u64 share = held < limit ? (limit - held) >> 3 : 0;
@@ -159,9 +164,10 @@ static __always_inline __u32 threshold(const struct penstock_direction* d, const
 }
 
 /* TCP queues whole segments and only remembers how much of the first one is read; tcp_read_skb() ignores that
- * (net/ipv4/tcp.c). A segment that overlaps what was read, by retransmission or by a part read by userspace, would
- * reach the target twice: cut its head. Returns 0 when the segment may go on. */
-static __always_inline int cut_overlap(struct __sk_buff* skb, struct tcp_sock* source, struct penstock_globals* g) {
+ * (net/ipv4/tcp.c). A segment that overlaps what was read, by retransmission or by a part read by userspace,
+ * would reach the target twice: cut its head. Returns 0 when the segment may go on. */
+static __always_inline int cut_overlap(struct __sk_buff* skb, struct tcp_sock* source,
+                                       struct penstock_globals* g) {
   struct sk_buff* k = (struct sk_buff*)skb;
   struct tcp_skb_cb* cb = (struct tcp_skb_cb*)__builtin_preserve_access_index(&k->cb);
   __u32 seq = BPF_CORE_READ(cb, seq);
@@ -180,8 +186,8 @@ static __always_inline int cut_overlap(struct __sk_buff* skb, struct tcp_sock* s
   return 0;
 }
 
-/* The kernel sends a redirected segment fragment by fragment, each as a packet of its own: a GRO segment of 31
- * fragments costs several times what copying it into one piece does. */
+/* The kernel sends a redirected segment fragment by fragment, each as a packet of its own: a GRO segment of
+ * 31 fragments costs several times what copying it into one piece does. */
 static __always_inline void pull_fragments(struct __sk_buff* skb, struct penstock_globals* g) {
   struct sk_buff* k = (struct sk_buff*)skb;
   __u32 nonlinear = BPF_CORE_READ(k, data_len);
@@ -203,8 +209,8 @@ static __always_inline int broken(struct penstock_direction* d, __u32 index, __u
   return SK_DROP;
 }
 
-/* Runs under the source's socket lock, one segment at a time. SK_DROP means acked bytes are lost, except for the
- * empty segment of a FIN; so every other drop is told to the worker, which resets the flow. */
+/* Runs under the source's socket lock, one segment at a time. SK_DROP means acked bytes are lost, except for
+ * the empty segment of a FIN; so every other drop is told to the worker, which resets the flow. */
 SEC("sk_skb/stream_verdict")
 int verdict(struct __sk_buff* skb) {
   __u32 length = skb->len;
@@ -254,7 +260,8 @@ int verdict(struct __sk_buff* skb) {
   }
   bpf_sk_release(target_sk);
 
-  if (bpf_sk_redirect_map(skb, &targets, peer, 0) != SK_PASS) return broken(d, index, PENSTOCK_BROKEN_TARGET_GONE);
+  if (bpf_sk_redirect_map(skb, &targets, peer, 0) != SK_PASS)
+    return broken(d, index, PENSTOCK_BROKEN_TARGET_GONE);
   d->redirected += length;
   d->active_ns = bpf_ktime_get_ns();
   charge(d, g, held);
@@ -270,8 +277,8 @@ int verdict(struct __sk_buff* skb) {
   return SK_PASS;
 }
 
-/* Takes direction `index` out of `sources`. Safe only with the source's socket lock held and no verdict loop to come:
- * the kernel drops what a loop finds after the program is gone. */
+/* Takes direction `index` out of `sources`. Safe only with the source's socket lock held and no verdict loop
+ * to come: the kernel drops what a loop finds after the program is gone. */
 static __always_inline void close_valve(struct penstock_direction* d, __u32 index, struct penstock_globals* g,
                                         int by_kernel) {
   if (by_kernel && !tell(d, index, PENSTOCK_EVENT_CLOSED)) {
@@ -286,8 +293,9 @@ static __always_inline void close_valve(struct penstock_direction* d, __u32 inde
   d->closed_epoch = d->epoch;
 }
 
-/* Called under the socket lock whenever TCP computes the options of a segment it is about to send on one of our
- * sockets, and (args[0] == BPF_WRITE_HDR_TCP_CURRENT_MSS) at the start of every tcp_sendmsg(), a zero-length one too. */
+/* Called under the socket lock whenever TCP computes the options of a segment it is about to send on one of
+ * our sockets, and (args[0] == BPF_WRITE_HDR_TCP_CURRENT_MSS) at the start of every tcp_sendmsg(), a
+ * zero-length one too. */
 SEC("sockops")
 int socket_ops(struct bpf_sock_ops* ops) {
   if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
@@ -300,7 +308,8 @@ int socket_ops(struct bpf_sock_ops* ops) {
   if (!entry) return 1;
   __u32 index = *entry, peer = index ^ 1;
   struct penstock_globals* g = get_globals();
-  struct penstock_direction* in = bpf_map_lookup_elem(&directions, &peer); /* the direction that writes here */
+  struct penstock_direction* in =
+      bpf_map_lookup_elem(&directions, &peer); /* the direction that writes here */
   struct penstock_direction* out = bpf_map_lookup_elem(&directions, &index);
   if (!g || !in || !out) return 1;
   struct bpf_sock* sk = ops->sk;
@@ -313,8 +322,8 @@ int socket_ops(struct bpf_sock_ops* ops) {
     charge(in, g, held);
   }
   if (closed(out)) return 1;
-  /* args[0] is CURRENT_MSS only outside the verdict loop: ACKs the loop sends have 0 there. Otherwise an empty
-   * receive queue says that nothing is left for the loop to find. */
+  /* args[0] is CURRENT_MSS only outside the verdict loop: ACKs the loop sends have 0 there. Otherwise an
+   * empty receive queue says that nothing is left for the loop to find. */
   if (ops->args[0] == BPF_WRITE_HDR_TCP_CURRENT_MSS && out->want_close == out->epoch)
     close_valve(out, index, g, 0);
   else if (out->over_epoch == out->epoch && tcp->inet_conn.icsk_inet.sk.sk_receive_queue.qlen == 0)
@@ -322,9 +331,9 @@ int socket_ops(struct bpf_sock_ops* ops) {
   return 1;
 }
 
-/* Runs in tcp_v4_rcv()/tcp_v6_rcv() before TCP sees the segment; skb->data is the TCP header. Returning the header's
- * length cuts the payload off: the ACK in it still counts, the data will be sent again. Only for the time userspace and
- * socket_ops are late, and for limits.memory. */
+/* Runs in tcp_v4_rcv()/tcp_v6_rcv() before TCP sees the segment; skb->data is the TCP header. Returning the
+ * header's length cuts the payload off: the ACK in it still counts, the data will be sent again. Only for the
+ * time userspace and socket_ops are late, and for limits.memory. */
 SEC("socket")
 int trim(struct __sk_buff* skb) {
   __u64 cookie = bpf_get_socket_cookie(skb);
@@ -333,10 +342,19 @@ int trim(struct __sk_buff* skb) {
   __u32 index = *entry;
   struct penstock_direction* d = bpf_map_lookup_elem(&directions, &index);
   struct penstock_globals* g = get_globals();
-  if (!d || !g || closed(d)) return skb->len;
-  __u32 held = d->charged;
-  __u64 all = g->held_bytes, limit = g->memory_limit_bytes;
-  if (held < d->limit_bytes && (all < limit || (!held && all < limit + limit / 8))) return skb->len;
+  if (!d || !g) return skb->len;
+  if (d->opening) {
+    /* Opening hands over all that is queued by then, however long userspace takes from its last look to
+     * there. */
+    __u32 truesize = BPF_CORE_READ((struct sk_buff*)skb, truesize);
+    if (__sync_fetch_and_add(&d->opening_bytes, truesize) < d->limit_bytes) return skb->len;
+  } else if (closed(d)) {
+    return skb->len;
+  } else {
+    __u32 held = d->charged;
+    __u64 all = g->held_bytes, limit = g->memory_limit_bytes;
+    if (held < d->limit_bytes && (all < limit || (!held && all < limit + limit / 8))) return skb->len;
+  }
   __u8 offset_flags[2];
   if (bpf_skb_load_bytes(skb, 12, offset_flags, sizeof offset_flags)) return skb->len;
   __u32 header = (offset_flags[0] >> 4) * 4;

@@ -28,7 +28,8 @@
 namespace penstock::daemon {
 namespace {
 
-constexpr uint64_t kRamPerFlow = 64 << 10;  // default of bpf.max_flows: a flow's sockets cost about 10 KiB idle
+constexpr uint64_t kRamPerFlow =
+    64 << 10;  // default of bpf.max_flows: a flow's sockets cost about 10 KiB idle
 constexpr uint32_t kFlowsMin = 1024, kFlowsMax = 65536;
 constexpr uint64_t kDescriptorsPerFlow = 6, kDescriptorsBeside = 256;  // two sockets, two pipes
 
@@ -85,12 +86,14 @@ Status build(Parts& p, Facts& facts) {
   shared.config = &c;
   shared.memory_limit_bytes = c.limits.memory_bytes.value_or(ram / 4);
   uint32_t flows_max = c.bpf.max_flows;
-  if (!flows_max) flows_max = static_cast<uint32_t>(std::clamp<uint64_t>(ram / kRamPerFlow, kFlowsMin, kFlowsMax));
+  if (!flows_max)
+    flows_max = static_cast<uint32_t>(std::clamp<uint64_t>(ram / kRamPerFlow, kFlowsMin, kFlowsMax));
   uint64_t descriptors = raise_descriptor_limit(kDescriptorsPerFlow * flows_max + kDescriptorsBeside);
   uint64_t served = descriptors > kDescriptorsBeside ? (descriptors - kDescriptorsBeside) / 2 : 1;
   if (served < flows_max) {
     if (c.bpf.max_flows)
-      log::warn("{} descriptors serve fewer than max_flows = {} flows (LimitNOFILE=, ulimit -n)", descriptors, flows_max);
+      log::warn("{} descriptors serve fewer than max_flows = {} flows (LimitNOFILE=, ulimit -n)", descriptors,
+                flows_max);
     else
       flows_max = static_cast<uint32_t>(served);
   }
@@ -130,7 +133,8 @@ Status build(Parts& p, Facts& facts) {
   if (!table) return table.error();
   p.table.emplace(std::move(*table));
   p.flows_bytes = sizeof(flow::Flow) * flows_max;
-  void* memory = mmap(nullptr, p.flows_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, p.flows_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return Error{"no memory for the flow table"};
   p.flows = static_cast<flow::Flow*>(memory);
   shared.table = &*p.table;
@@ -189,11 +193,12 @@ int serve(const Arguments& arguments) {
     return fail(admin.error().message);
   }
   std::unique_ptr<Admin> admin_socket = std::move(*admin);
-  log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason, facts.io,
-            p.shared.workers.size(), facts.flows_max);
+  log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
+            facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");
 
-  // First SIGTERM: no new flows, open ones have until the grace is over; the second one, or an empty house, ends it.
+  // First SIGTERM: no new flows, open ones have until the grace is over; the second one, or an empty house,
+  // ends it.
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
     int timeout_ms = -1;
@@ -212,7 +217,8 @@ int serve(const Arguments& arguments) {
     }
     if (draining) break;
     draining = true;
-    end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(p.config.daemon.shutdown_grace).count());
+    end_ns = io::now_ns() +
+             static_cast<uint64_t>(std::chrono::nanoseconds(p.config.daemon.shutdown_grace).count());
     log::info("draining: {} flows have {} s", flow::read(p.shared.statistics.totals->active),
               p.config.daemon.shutdown_grace.count() / 1000);
     sd_notify(0, "STOPPING=1");

@@ -46,18 +46,23 @@ EngineChoice choose_engine(config::Engine wanted, bool use_remembered) {
 int print_probe(bool json) {
   EngineChoice choice = choose_engine(config::Engine::automatic, false);
   auto ring = io::Io::open(8);
-  sockmap::Capability io_uring{"io_uring", ring.ok(), false, ring.ok() ? (*ring)->description() : ring.error().message};
+  sockmap::Capability io_uring{"io_uring", ring.ok(), false,
+                               ring.ok() ? (*ring)->description() : ring.error().message};
   choice.report.capabilities.insert(choice.report.capabilities.begin(), io_uring);
   const char* engine = choice.splice ? "sockmap" : "io_uring";
   if (json) {
     Json list = Json::array();
     for (const auto& c : choice.report.capabilities)
       list.push_back({{"name", c.name}, {"ok", c.ok}, {"promise", c.promise}, {"detail", c.detail}});
-    Json out = {{"engine", engine}, {"reason", choice.reason}, {"elapsed_ms", choice.report.elapsed_ms}, {"capabilities", list}};
+    Json out = {{"engine", engine},
+                {"reason", choice.reason},
+                {"elapsed_ms", choice.report.elapsed_ms},
+                {"capabilities", list}};
     fmt::print("{}\n", json_line(out));
   } else {
     for (const auto& c : choice.report.capabilities)
-      fmt::print("{:<4} {:<14} {}{}\n", c.ok ? "ok" : "NO", c.name, c.detail, !c.ok && c.promise ? " (without it nothing enters the sockmap)" : "");
+      fmt::print("{:<4} {:<14} {}{}\n", c.ok ? "ok" : "NO", c.name, c.detail,
+                 !c.ok && c.promise ? " (without it nothing enters the sockmap)" : "");
     fmt::print("engine: {} ({})\n", engine, choice.reason);
   }
   return choice.splice ? 0 : 1;

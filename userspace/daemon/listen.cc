@@ -47,8 +47,8 @@ int bound_socket(int family, const Endpoint& where, bool shared, Fd* out) {
 
 }  // namespace
 
-Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::Config& config, unsigned threads,
-                                                                  sockmap::Sockmap* trim) {
+Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::Config& config,
+                                                                  unsigned threads, sockmap::Sockmap* trim) {
   std::vector<std::vector<flow::ListenerSocket>> sockets(threads);
   bool told = false;
   auto fail = [&](std::string message) {
@@ -99,7 +99,8 @@ Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::
           const char* hint = error == EADDRINUSE ? " (see who: ss -ltnp)"
                              : error == EACCES   ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
                                                  : "";
-          return fail(fmt::format("listener {}: cannot listen on {}: {}{}", l.name, b.text, strerror(error), hint));
+          return fail(
+              fmt::format("listener {}: cannot listen on {}: {}{}", l.name, b.text, strerror(error), hint));
         }
       }
     }

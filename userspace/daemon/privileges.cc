@@ -16,7 +16,8 @@
 namespace penstock::daemon {
 namespace {
 
-constexpr const char* kKept = "cap_bpf,cap_net_admin,cap_perfmon,cap_net_bind_service,cap_net_raw,cap_sys_resource";
+constexpr const char* kKept =
+    "cap_bpf,cap_net_admin,cap_perfmon,cap_net_bind_service,cap_net_raw,cap_sys_resource";
 
 }  // namespace
 
@@ -41,10 +42,12 @@ Status become(const std::string& user, const std::string& group) {
   struct group* g = group.empty() ? nullptr : getgrnam(group.c_str());
   if (!group.empty() && !g) return Error{fmt::format("daemon.group: no such group: {}", group)};
   gid_t gid = g ? g->gr_gid : p->pw_gid;
-  if (setgroups(0, nullptr) || setresgid(gid, gid, gid)) return Error{fmt::format("cannot become group {}: {}", gid, strerror(errno))};
+  if (setgroups(0, nullptr) || setresgid(gid, gid, gid))
+    return Error{fmt::format("cannot become group {}: {}", gid, strerror(errno))};
   if (!p) return Nothing{};
   prctl(PR_SET_KEEPCAPS, 1);
-  if (setresuid(p->pw_uid, p->pw_uid, p->pw_uid)) return Error{fmt::format("cannot become {}: {}", user, strerror(errno))};
+  if (setresuid(p->pw_uid, p->pw_uid, p->pw_uid))
+    return Error{fmt::format("cannot become {}: {}", user, strerror(errno))};
   cap_t had = cap_get_proc(), keep = cap_from_text(fmt::format("{}=ep", kKept).c_str());
   // Only what we had: asking for more would fail as a whole.
   for (cap_value_t c = 0; c < cap_max_bits(); c++) {

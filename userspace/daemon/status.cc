@@ -17,8 +17,8 @@ using flow::Flow;
 using flow::FlowView;
 using flow::Worker;
 
-// Runs `visit` on every worker's thread, one after the other. REQUIRES: the workers run (the daemon stops the admin
-// socket before them).
+// Runs `visit` on every worker's thread, one after the other. REQUIRES: the workers run (the daemon stops the
+// admin socket before them).
 void ask_workers(flow::Shared& shared, const std::function<void(Worker&)>& visit) {
   for (auto& w : shared.workers) {
     std::promise<void> done;
@@ -34,7 +34,8 @@ Json status(flow::Shared& shared, const Facts& facts) {
   const config::Config& c = *shared.config;
   utsname kernel{};
   uname(&kernel);
-  Json listeners = Json::array(), upstreams = Json::array(), closed = Json::object(), changes = Json::object();
+  Json listeners = Json::array(), upstreams = Json::array(), closed = Json::object(),
+       changes = Json::object();
   for (size_t i = 0; i < c.listeners.size(); i++) {
     Json bind = Json::array();
     for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
@@ -58,9 +59,11 @@ Json status(flow::Shared& shared, const Facts& facts) {
                          {"resolve_failed", flow::read(counters.resolve_failed)}});
   }
   for (size_t i = 0; i < flow::kCloseReasons; i++)
-    closed[flow::kCloseReasonNames[i]] = flow::read(shared.statistics.closed(static_cast<flow::CloseReason>(i)));
+    closed[flow::kCloseReasonNames[i]] =
+        flow::read(shared.statistics.closed(static_cast<flow::CloseReason>(i)));
   for (size_t i = 0; i < flow::kLaneChanges; i++)
-    changes[flow::kLaneChangeNames[i]] = flow::read(shared.statistics.lane_changes(static_cast<flow::LaneChange>(i)));
+    changes[flow::kLaneChangeNames[i]] =
+        flow::read(shared.statistics.lane_changes(static_cast<flow::LaneChange>(i)));
   penstock_totals& t = *shared.statistics.totals;
   Json totals = {{"accepted", flow::read(t.accepted)},
                  {"active", flow::read(t.active)},
@@ -109,9 +112,9 @@ Json status(flow::Shared& shared, const Facts& facts) {
 }
 
 Json direction_json(const flow::DirectionView& d) {
-  return {{"lane", flow::text(d.lane)},         {"bytes", d.spliced_bytes + d.relayed_bytes},
-          {"spliced", d.spliced_bytes},         {"relayed", d.relayed_bytes},
-          {"held_bytes", d.held_bytes},         {"changes", d.lane_changes}};
+  return {{"lane", flow::text(d.lane)}, {"bytes", d.spliced_bytes + d.relayed_bytes},
+          {"spliced", d.spliced_bytes}, {"relayed", d.relayed_bytes},
+          {"held_bytes", d.held_bytes}, {"changes", d.lane_changes}};
 }
 
 Json flows(flow::Shared& shared, const Json& request) {
@@ -143,7 +146,9 @@ Json flows(flow::Shared& shared, const Json& request) {
               {"phase", flow::text(v.phase)},
               {"age_ms", v.age_ms},
               {"idle_ms", v.idle_ms},
-              {"directions", {{"up", direction_json(v.direction[flow::kUp])}, {"down", direction_json(v.direction[flow::kDown])}}}};
+              {"directions",
+               {{"up", direction_json(v.direction[flow::kUp])},
+                {"down", direction_json(v.direction[flow::kDown])}}}};
     list.push_back(std::move(j));
   }
   return {{"flows", list}};
@@ -169,8 +174,8 @@ Json on_flow(flow::Shared& shared, const Json& request, const std::function<void
 Json order_lane(flow::Shared& shared, const Json& request) {
   std::string direction = request.value("direction", ""), to = request.value("to", "");
   if (direction != "up" && direction != "down") return {{"error", "direction: up or down"}};
-  flow::Lane lane = to == "splice" ? flow::Lane::splice
-                    : to == "held" ? flow::Lane::held
+  flow::Lane lane = to == "splice"  ? flow::Lane::splice
+                    : to == "held"  ? flow::Lane::held
                     : to == "relay" ? flow::Lane::relay
                                     : flow::Lane::none;
   if (lane == flow::Lane::none) return {{"error", "to: splice, held or relay"}};

@@ -31,7 +31,8 @@ uint64_t cookie_of(int fd) {
 }  // namespace
 
 void Worker::begin_accept(uint32_t listener_socket) {
-  io_->accept(listeners_[listener_socket].fd, static_cast<uint64_t>(Op::accept) | static_cast<uint64_t>(listener_socket) << 8);
+  io_->accept(listeners_[listener_socket].fd,
+              static_cast<uint64_t>(Op::accept) | static_cast<uint64_t>(listener_socket) << 8);
 }
 
 void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
@@ -54,7 +55,10 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   int fd = c.result;
 
   if (!accepting_ || stopping_) return refuse(fd, l.listener, CloseReason::shutdown);
-  if (shared_.held_bytes() > shared_.memory_limit_bytes / 8 * 7) return refuse(fd, l.listener, CloseReason::memory_limit);
+  if (shared_.held_bytes() > shared_.memory_limit_bytes / 8 * 7)
+    return refuse(fd, l.listener, CloseReason::memory_limit);
+  Endpoint client = endpoint_of(fd, getpeername);
+  if (client.port == 0) return refuse(fd, l.listener, CloseReason::client_reset);  // gone before we looked
   uint32_t slot;
   {
     std::lock_guard lock(shared_.slots_mutex);
@@ -67,7 +71,8 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   }
   if (slot == UINT32_MAX) return refuse(fd, l.listener, CloseReason::max_flows);
 
-  for (uint32_t used = shared_.slots_used; used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
+  for (uint32_t used = shared_.slots_used;
+       used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
   }
   FlowRecord& r = (*shared_.table)[slot];
   uint32_t generation = r.generation + 1;
@@ -78,7 +83,7 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   r.thread = index_;
   r.listener = l.listener;
   r.upstream = UINT32_MAX;
-  r.client = endpoint_of(fd, getpeername);
+  r.client = client;
   r.destination = endpoint_of(fd, getsockname);
   r.accepted_ns = now_ns_;
   Flow& f = shared_.flows[slot];
@@ -108,8 +113,8 @@ void Worker::refuse(int fd, uint32_t listener, CloseReason reason) {
   count(shared_.statistics.listeners[listener].accepted);
   count(shared_.statistics.listeners[listener].closed);
   if (shared_.config->daemon.log_access)
-    log::info("flow cookie={} client={} listener={} reason={}", cookie_of(fd), endpoint_of(fd, getpeername).text(),
-              shared_.config->listeners[listener].name, text(reason));
+    log::info("flow cookie={} client={} listener={} reason={}", cookie_of(fd),
+              endpoint_of(fd, getpeername).text(), shared_.config->listeners[listener].name, text(reason));
   linger rst{1, 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
   close(fd);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flow/account.h"
 
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -39,9 +40,10 @@ uint64_t unread_bytes(int fd) {
   return n > 0 ? static_cast<uint64_t>(n) : 0;
 }
 
-uint8_t tcp_state(int fd) {
-  tcp_info info{};
-  return tcp_information(fd, &info) ? info.tcpi_state : 0;
+uint32_t receive_queue_memory(int fd) {
+  uint32_t memory[SK_MEMINFO_VARS] = {};
+  socklen_t size = sizeof memory;
+  return getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &size) ? 0 : memory[SK_MEMINFO_RMEM_ALLOC];
 }
 
 }  // namespace penstock::flow

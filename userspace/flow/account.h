@@ -14,14 +14,15 @@ struct SocketAccount {
 };
 
 // `opened_by_us`: the socket did the connect(2). False only when `fd` is no TCP socket.
-// written is bytes_acked + write_seq - snd_una, not bytes_sent - bytes_retrans + notsent: a segment that the local
-// queueing discipline refused counts in bytes_sent twice (net/ipv4/tcp_output.c, __tcp_transmit_skb).
+// written is bytes_acked + write_seq - snd_una, not bytes_sent - bytes_retrans + notsent: a segment that the
+// local queueing discipline refused counts in bytes_sent twice (net/ipv4/tcp_output.c, __tcp_transmit_skb).
 // REQUIRES: no shutdown(SHUT_WR) of ours yet, for written_bytes: our FIN would count.
 bool read_account(int fd, bool opened_by_us, SocketAccount* out);
 
 // Bytes in the receive queue. By MSG_PEEK | MSG_TRUNC: SIOCINQ lies on sockmapped sockets of some kernels.
 uint64_t unread_bytes(int fd);
 
-uint8_t tcp_state(int fd);
+// The memory (truesize) of the receive queue.
+uint32_t receive_queue_memory(int fd);
 
 }  // namespace penstock::flow

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/classify.cc: wait for the ClientHello without reading it, then choose the upstream. The bytes stay in the
-// socket's receive queue; SO_RCVLOWAT makes the kernel wait for as many as can bring news, so a hello in 1-byte
-// segments costs a handful of wake-ups, not one a byte.
+// flow/classify.cc: wait for the ClientHello without reading it, then choose the upstream. The bytes stay in
+// the socket's receive queue; SO_RCVLOWAT makes the kernel wait for as many as can bring news, so a hello in
+// 1-byte segments costs a handful of wake-ups, not one a byte.
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -41,12 +41,15 @@ void Worker::on_hello(Flow& f, int events) {
     case tls::Verdict::not_tls:
       set_low_water(fd, 1);
       return route(f, &hello);
-    case tls::Verdict::malformed: return begin_close(f, CloseReason::client_hello_malformed);
-    case tls::Verdict::need_more: break;
+    case tls::Verdict::malformed:
+      return begin_close(f, CloseReason::client_hello_malformed);
+    case tls::Verdict::need_more:
+      break;
   }
   if (n == 0 || (events & (POLLRDHUP | POLLHUP)) || r.direction[kUp].fin_received)
     return begin_close(f, CloseReason::client_closed_early);
-  // The kernel wakes us below the low-water mark when memory is short. Then poll would only spin: look again later.
+  // The kernel wakes us below the low-water mark when memory is short. Then poll would only spin: look again
+  // later.
   bool news = size > f.peeked_bytes || f.peeked_bytes == 0;
   f.peeked_bytes = size;
   if (news) {
@@ -66,7 +69,8 @@ void Worker::route(Flow& f, const tls::ClientHello* hello) {
     r.sni_size = static_cast<uint8_t>(hello->sni().copy(r.sni_bytes.data(), r.sni_bytes.size()));
     auto list = hello->alpn();
     for (auto name = tls::next_alpn(&list); !name.empty(); name = tls::next_alpn(&list)) alpn.push_back(name);
-    if (!alpn.empty()) r.alpn_size = static_cast<uint8_t>(alpn[0].copy(r.alpn_bytes.data(), r.alpn_bytes.size()));
+    if (!alpn.empty())
+      r.alpn_size = static_cast<uint8_t>(alpn[0].copy(r.alpn_bytes.data(), r.alpn_bytes.size()));
   }
   route::Decision decision =
       shared_.routes->decide(r.listener, {r.sni(), alpn, r.client.address, r.destination.port});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/close.cc: the end of a flow, in two steps: cancel, then let go when no operation is in flight. The order of
-// letting go (map entries, then descriptors, then the slot) stands here and nowhere else.
+// flow/close.cc: the end of a flow, in two steps: cancel, then let go when no operation is in flight. The
+// order of letting go (map entries, then descriptors, then the slot) stands here and nowhere else.
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,7 +14,8 @@ namespace {
 
 constexpr uint64_t kEvictionNs = 1'000'000;
 
-// A clean end, or nothing to tell the peer: a plain close. Else RST to both: a truncated stream must not look whole.
+// A clean end, or nothing to tell the peer: a plain close. Else RST to both: a truncated stream must not look
+// whole.
 bool ends_with_fin(CloseReason reason) {
   return reason == CloseReason::completed || reason == CloseReason::client_closed_early;
 }
@@ -73,13 +74,15 @@ void Worker::log_access(const Flow& f, CloseReason reason) {
   std::string line = fmt::format("flow cookie={} client={} listener={}", r.cookie[kClient], r.client.text(),
                                  shared_.config->listeners[r.listener].name);
   if (r.sni_size) line += fmt::format(" sni={}", log::escaped(r.sni()));
-  if (r.upstream < shared_.config->upstreams.size()) line += fmt::format(" upstream={}", shared_.config->upstreams[r.upstream].name);
+  if (r.upstream < shared_.config->upstreams.size())
+    line += fmt::format(" upstream={}", shared_.config->upstreams[r.upstream].name);
   if (r.server_endpoint.port) line += fmt::format(" server={}", r.server_endpoint.text());
   for (Direction d : {kUp, kDown}) {
     const DirectionRecord& dr = r.direction[d];
     uint64_t spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
-    line += fmt::format(" {}={} {}_relayed={} {}_lanes={}", d == kUp ? "up" : "down", spliced + dr.relayed_out_bytes,
-                        d == kUp ? "up" : "down", dr.relayed_out_bytes, d == kUp ? "up" : "down", dr.lane_changes);
+    line += fmt::format(" {}={} {}_relayed={} {}_lanes={}", d == kUp ? "up" : "down",
+                        spliced + dr.relayed_out_bytes, d == kUp ? "up" : "down", dr.relayed_out_bytes,
+                        d == kUp ? "up" : "down", dr.lane_changes);
   }
   log::info("{} ms={} reason={}", line, (now_ns_ - r.accepted_ns) / 1'000'000, text(reason));
 }
@@ -88,7 +91,8 @@ void Worker::log_access(const Flow& f, CloseReason reason) {
 void Worker::evict_if_over_limit() {
   if (shared_.held_bytes() < shared_.memory_limit_bytes / 20 * 19) return;
   uint64_t last = shared_.last_eviction_ns.load();
-  if (now_ns_ - last < kEvictionNs || !shared_.last_eviction_ns.compare_exchange_strong(last, now_ns_)) return;
+  if (now_ns_ - last < kEvictionNs || !shared_.last_eviction_ns.compare_exchange_strong(last, now_ns_))
+    return;
   uint64_t most = 0;
   FlowRecord* victim = nullptr;
   uint32_t victim_slot = 0;
@@ -105,7 +109,8 @@ void Worker::evict_if_over_limit() {
     victim = &r;
     victim_slot = slot;
   }
-  if (victim) shared_.workers[victim->thread]->kill(victim_slot, victim->generation, CloseReason::memory_limit);
+  if (victim)
+    shared_.workers[victim->thread]->kill(victim_slot, victim->generation, CloseReason::memory_limit);
 }
 
 }  // namespace penstock::flow

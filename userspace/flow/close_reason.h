@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/close_reason.h: why a flow ended. Public vocabulary: enumerator = counter = access-log word; the list, with whose
-// doing each is, stands in bpf/abi.h because the counters live in a map.
+// flow/close_reason.h: why a flow ended. Public vocabulary: enumerator = counter = access-log word; the list,
+// with whose doing each is, stands in bpf/abi.h because the counters live in a map.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -36,7 +36,11 @@ inline constexpr const char* kLaneChangeNames[] = {
 inline constexpr size_t kLaneChanges = sizeof kLaneChangeNames / sizeof *kLaneChangeNames;
 static_assert(sizeof(penstock_lane_changes) == kLaneChanges * sizeof(uint64_t));
 
-inline const char* text(CloseReason r) { return kCloseReasonNames[static_cast<size_t>(r)]; }
-inline const char* text(LaneChange c) { return kLaneChangeNames[static_cast<size_t>(c)]; }
+inline const char* text(CloseReason r) {
+  return kCloseReasonNames[static_cast<size_t>(r)];
+}
+inline const char* text(LaneChange c) {
+  return kLaneChangeNames[static_cast<size_t>(c)];
+}
 
 }  // namespace penstock::flow

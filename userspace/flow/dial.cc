@@ -18,18 +18,23 @@ namespace {
 
 CloseReason reason_of(int error) {
   switch (error) {
-    case ECONNREFUSED: return CloseReason::connect_refused;
+    case ECONNREFUSED:
+      return CloseReason::connect_refused;
     case EHOSTUNREACH:
     case ENETUNREACH:
     case EHOSTDOWN:
     case ENETDOWN:
     case EACCES:
-    case EPERM: return CloseReason::connect_unreachable;
-    case ETIMEDOUT: return CloseReason::connect_timeout;
+    case EPERM:
+      return CloseReason::connect_unreachable;
+    case ETIMEDOUT:
+      return CloseReason::connect_timeout;
     case EMFILE:
     case ENFILE:
-    case EADDRNOTAVAIL: return CloseReason::fd_limit;
-    default: return CloseReason::connect_failed;
+    case EADDRNOTAVAIL:
+      return CloseReason::fd_limit;
+    default:
+      return CloseReason::connect_failed;
   }
 }
 
@@ -53,7 +58,8 @@ void Worker::begin_dial(Flow& f) {
   count(shared_.statistics.upstreams[r.upstream].dialed);
   // What is left of timeouts.connect, shared among the addresses not tried yet.
   if (!f.dial_until_ns) f.dial_until_ns = r.deadline_ns;
-  uint64_t left = f.dial_until_ns > now_ns_ ? f.dial_until_ns - now_ns_ : 0, tries = f.addresses->size() - r.address_index;
+  uint64_t left = f.dial_until_ns > now_ns_ ? f.dial_until_ns - now_ns_ : 0,
+           tries = f.addresses->size() - r.address_index;
   set_phase_deadline(f, now_ns_ + left / tries);
   f.timed_out = false;
   f.armed |= 1u << static_cast<uint32_t>(Op::connect);
@@ -74,7 +80,8 @@ void Worker::on_connected(Flow& f, int result) {
 void Worker::dial_failed(Flow& f, CloseReason reason, int error) {
   FlowRecord& r = *f.record;
   count(shared_.statistics.upstreams[r.upstream].dial_failed);
-  log::warn("upstream {}: {}: {}", shared_.config->upstreams[r.upstream].name, r.server_endpoint.text(), strerror(error));
+  log::warn("upstream {}: {}: {}", shared_.config->upstreams[r.upstream].name, r.server_endpoint.text(),
+            strerror(error));
   if (r.fd[kUpstream] >= 0 && r.address_index + 1 < f.addresses->size() && reason != CloseReason::fd_limit) {
     int fd = std::exchange(r.fd[kUpstream], -1);
     close(fd);

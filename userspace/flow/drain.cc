@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/drain.cc: a FIN is passed on after the last byte before it, in its direction alone, and only when the accounts of
-// both sockets agree; and what ends a flow that nobody ends.
+// flow/drain.cc: a FIN is passed on after the last byte before it, in its direction alone, and only when the
+// accounts of both sockets agree; and what ends a flow that nobody ends.
 //
-// In `splice` the FIN arrives while the kernel may still be writing: closing or shutting the target down now would lose
-// the backlog and send a clean FIN. In `relay` the end of stream is what splice() says, but a reset whose error somebody
-// consumed looks the same: only the account tells, a FIN counts one in bytes_received.
+// In `splice` the FIN arrives while the kernel may still be writing: closing or shutting the target down now
+// would lose the backlog and send a clean FIN. In `relay` the end of stream is what splice() says, but a
+// reset whose error somebody consumed looks the same: only the account tells, a FIN counts one in
+// bytes_received.
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
@@ -28,12 +29,15 @@ void Worker::check_drain(Flow& f, Direction d) {
   DirectionState& s = f.direction[d];
   switch (lane(f, d)) {
     case Lane::none:
-    case Lane::shut: return;
-    case Lane::held: return check_held(f, d);
+    case Lane::shut:
+      return;
+    case Lane::held:
+      return check_held(f, d);
     case Lane::relay:
       s.readable = true;
       return enqueue(f);
-    case Lane::splice: break;
+    case Lane::splice:
+      break;
   }
   uint32_t index = socket_index(f, d);
   if (shared_.sockmap->closed(index)) return leave_splice(f, d, LaneChange::backlog_high);
@@ -50,7 +54,7 @@ void Worker::check_drain(Flow& f, Direction d) {
     // Nothing on its way and yet not all here: segments may be waiting for a verdict.
     if (!s.stuck_since_ns) s.stuck_since_ns = now_ns_;
     if (now_ns_ - s.stuck_since_ns > kMismatchNs) return pass_fin(f, d);  // finds and reports the mismatch
-    if (unread_bytes(r.fd[d])) sockmap::Sockmap::kick(r.fd[d]);
+    if (unread_bytes(r.fd[d])) shared_.sockmap->kick(index, r.fd[d]);
   } else {
     s.stuck_since_ns = 0;
   }
@@ -71,16 +75,19 @@ void Worker::pass_fin(Flow& f, Direction d) {
   if (arrived != passed_on + 1) {
     bool no_fin = arrived == passed_on && (source.state == TCP_CLOSE || target.state == TCP_CLOSE);
     if (no_fin) return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
-    if (target.state == TCP_CLOSE) return begin_close(f, d == kUp ? CloseReason::upstream_reset : CloseReason::client_reset);
-    log::error("flow cookie={} {}: received {} (with FIN), unread {}, passed on {}, lane {}, states {}/{}", r.cookie[kClient],
-               d == kUp ? "up" : "down", source.received_bytes, unread, passed_on, text(lane(f, d)), source.state, target.state);
+    if (target.state == TCP_CLOSE)
+      return begin_close(f, d == kUp ? CloseReason::upstream_reset : CloseReason::client_reset);
+    log::error("flow cookie={} {}: received {} (with FIN), unread {}, passed on {}, lane {}, states {}/{}",
+               r.cookie[kClient], d == kUp ? "up" : "down", source.received_bytes, unread, passed_on,
+               text(lane(f, d)), source.state, target.state);
     return begin_close(f, CloseReason::account_mismatch);
   }
   give_back_pipe(f, d);
   dr.fin_received = 1;
   dr.lane = Lane::shut;
   deadlines_.clear(f.slot * 3 + 1 + d);
-  if (shutdown(r.fd[to], SHUT_WR)) return begin_close(f, to == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
+  if (shutdown(r.fd[to], SHUT_WR))
+    return begin_close(f, to == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
   if (lane(f, static_cast<Direction>(d ^ 1)) == Lane::shut) return begin_close(f, CloseReason::completed);
   publish(f);
   set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
@@ -93,7 +100,8 @@ void Worker::check_idle(Flow& f) {
   uint64_t last_ns = r.opened_ns;
   for (Direction d : {kUp, kDown}) {
     last_ns = std::max(last_ns, f.direction[d].moved_ns);
-    if (r.known) last_ns = std::max<uint64_t>(last_ns, shared_.sockmap->direction(socket_index(f, d)).active_ns);
+    if (r.known)
+      last_ns = std::max<uint64_t>(last_ns, shared_.sockmap->direction(socket_index(f, d)).active_ns);
     if (lane(f, d) == Lane::shut) last_ns = std::max(last_ns, f.direction[d].lane_since_ns);
   }
   if (now_ns_ >= last_ns + limit_ns)

@@ -3,15 +3,19 @@
 //
 // The order, and why:
 //   1. take: the programs learn the cookies and clean counters. Nothing is in a sockmap yet.
-//   2. join: both sockets into `targets`. A direction may only be opened when its target is there: the verdict
-//      would find nobody to redirect to, and the bytes it drops are acknowledged already. The map refuses a socket
-//      that is past ESTABLISHED, so a side that has closed (or was reset) means relay, for both directions: each
-//      socket is the source of one and the target of the other.
-//   3. open_valve: each source into `sources`, if it is still ESTABLISHED at that moment: the insertion holds the
-//      socket lock, so a FIN is either before it (EOPNOTSUPP: relay, the other direction stays spliced) or after it
-//      (POLLRDHUP: drain.cc). The lane is in the record before the valve opens.
-//   4. kick: what had arrived by then. The verdict takes whole segments from the receive queue in order; the bytes
-//      we peeked at are among them. Data that comes during the kick waits for the socket lock, so it comes after.
+//   2. join: both sockets into `targets`. A direction may only be opened when its target is there: the
+//   verdict
+//      would find nobody to redirect to, and the bytes it drops are acknowledged already. The map refuses a
+//      socket that is past ESTABLISHED, so a side that has closed (or was reset) means relay, for both
+//      directions: each socket is the source of one and the target of the other.
+//   3. open_valve: each source into `sources`, if it is still ESTABLISHED at that moment: the insertion holds
+//   the
+//      socket lock, so a FIN is either before it (EOPNOTSUPP: relay, the other direction stays spliced) or
+//      after it (POLLRDHUP: drain.cc). The lane is in the record before the valve opens.
+//   4. kick: what had arrived by then. The verdict takes whole segments from the receive queue in order; the
+//   bytes
+//      we peeked at are among them. Data that comes during the kick waits for the socket lock, so it comes
+//      after.
 // From step 3 on userspace may no longer read from that source or write to its target.
 // A FIN seen before `open` was only noted; it is acted on at the end.
 #include <cerrno>
@@ -33,7 +37,8 @@ void Worker::begin_handoff(Flow& f) {
     why = LaneChange::refused_half_closed;
     uint64_t buffer = shared_.config->flow.buffer_bytes;
     r.known = 1;
-    int error = m->take(f.slot, index_, r.cookie, static_cast<uint32_t>(buffer / 4), static_cast<uint32_t>(buffer / 8 * 7));
+    int error = m->take(f.slot, index_, r.cookie, static_cast<uint32_t>(buffer / 4),
+                        static_cast<uint32_t>(buffer / 8 * 7));
     for (Side s : {kClient, kUpstream})
       if (!error && !(error = m->join(socket_index(f, s), r.fd[s]))) r.joined |= 1u << s;
     if (error) {
@@ -54,7 +59,7 @@ void Worker::begin_handoff(Flow& f) {
   advance(f, Event::handed_off);
   set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::idle));
   for (Direction d : {kUp, kDown})
-    if (lane(f, d) == Lane::splice) m->kick(r.fd[d]);
+    if (lane(f, d) == Lane::splice) m->kick(socket_index(f, d), r.fd[d]);
   publish(f);
   for (Direction d : {kUp, kDown}) {
     if (r.phase != Phase::open) return;

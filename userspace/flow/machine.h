@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/machine.h: the phases of a flow and the only ways between them. Worker::advance() is the one writer of a phase
-// and asserts on this table; the lanes of an open flow's directions are a matter of their own (lane_change.cc).
+// flow/machine.h: the phases of a flow and the only ways between them. Worker::advance() is the one writer of
+// a phase and asserts on this table; the lanes of an open flow's directions are a matter of their own
+// (lane_change.cc).
 #pragma once
 #include <cstdint>
 
@@ -28,8 +29,12 @@ inline constexpr const char* kLaneNames[] = {
     PENSTOCK_LANES(X)
 #undef X
 };
-inline const char* text(Phase p) { return kPhaseNames[static_cast<uint32_t>(p)]; }
-inline const char* text(Lane l) { return kLaneNames[static_cast<uint32_t>(l)]; }
+inline const char* text(Phase p) {
+  return kPhaseNames[static_cast<uint32_t>(p)];
+}
+inline const char* text(Lane l) {
+  return kLaneNames[static_cast<uint32_t>(l)];
+}
 
 enum class Event : uint32_t {
   accepted_speaks_first,  // the listener routes by what the client says
@@ -40,8 +45,8 @@ enum class Event : uint32_t {
   next_address,  // this one failed, there is another
   header_sent,
   handed_off,
-  ended,         // for whatever CloseReason
-  released,      // no operation is in flight any more, descriptors closed
+  ended,     // for whatever CloseReason
+  released,  // no operation is in flight any more, descriptors closed
 };
 
 struct Edge {

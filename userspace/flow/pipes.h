@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/pipes.h: one thread's pipes for relayed directions. Making one costs as much as a short flow, so empty ones are
-// kept; a grown one is not. The memory they may pin is counted in totals.pipe_bytes.
+// flow/pipes.h: one thread's pipes for relayed directions. Making one costs as much as a short flow, so empty
+// ones are kept; a grown one is not. The memory they may pin is counted in totals.pipe_bytes.
 #pragma once
 #include <cstdint>
 #include <vector>

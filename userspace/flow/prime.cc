@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/prime.cc: the PROXY header goes out before anything else does. The bytes are ours, made from the record: a later
-// worker makes the same ones again and goes on behind header_sent_bytes.
+// flow/prime.cc: the PROXY header goes out before anything else does. The bytes are ours, made from the
+// record: a later worker makes the same ones again and goes on behind header_sent_bytes.
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -18,7 +18,8 @@ void Worker::begin_prime(Flow& f) {
   config::ProxyProtocol kind = shared_.config->upstreams[r.upstream].proxy_protocol;
   if (kind != config::ProxyProtocol::off) {
     proxy_protocol::Outgoing what;
-    what.version = kind == config::ProxyProtocol::v1 ? proxy_protocol::Version::v1 : proxy_protocol::Version::v2;
+    what.version =
+        kind == config::ProxyProtocol::v1 ? proxy_protocol::Version::v1 : proxy_protocol::Version::v2;
     what.client = r.client;
     what.destination = r.destination;
     what.authority = r.sni();
@@ -26,8 +27,8 @@ void Worker::begin_prime(Flow& f) {
     std::array<uint8_t, proxy_protocol::kHeaderBytesMax> header;
     r.header_size = static_cast<uint32_t>(proxy_protocol::encode(what, header));
     while (r.header_sent_bytes < r.header_size) {
-      ssize_t n = send(r.fd[kUpstream], header.data() + r.header_sent_bytes, r.header_size - r.header_sent_bytes,
-                       MSG_DONTWAIT | MSG_NOSIGNAL);
+      ssize_t n = send(r.fd[kUpstream], header.data() + r.header_sent_bytes,
+                       r.header_size - r.header_sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
       if (n < 0 && errno == EAGAIN) return arm_poll(f, Op::header_room, r.fd[kUpstream], POLLOUT);
       if (n < 0) return begin_close(f, CloseReason::upstream_reset);
       r.header_sent_bytes += static_cast<uint32_t>(n);

@@ -26,7 +26,9 @@ Result<FlowTable> FlowTable::create(uint32_t flows_max) {
 }
 
 FlowTable::FlowTable(FlowTable&& other) noexcept
-    : memory_(std::move(other.memory_)), records_(std::exchange(other.records_, nullptr)), size_(other.size_) {}
+    : memory_(std::move(other.memory_)),
+      records_(std::exchange(other.records_, nullptr)),
+      size_(other.size_) {}
 
 FlowTable::~FlowTable() {
   if (records_) munmap(records_, sizeof(FlowRecord) * size_);

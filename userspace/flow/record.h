@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/record.h: everything a later worker needs to go on with a flow, in shared memory: fixed size, no pointers,
-// written before the step it describes. What is not here (armed operations, timers, the run queue) can be derived.
-// A record has one writer, its thread; others (the admin socket) read it and may see it change under their eyes.
+// flow/record.h: everything a later worker needs to go on with a flow, in shared memory: fixed size, no
+// pointers, written before the step it describes. What is not here (armed operations, timers, the run queue)
+// can be derived. A record has one writer, its thread; others (the admin socket) read it and may see it
+// change under their eyes.
 #pragma once
 #include <array>
 #include <atomic>
@@ -17,42 +18,42 @@ namespace penstock::flow {
 
 inline constexpr uint32_t kRecordLayout = 1;  // counts up with any change below
 
-enum Side : uint32_t { kClient = 0, kUpstream = 1 };      // of sockets
-enum Direction : uint32_t { kUp = 0, kDown = 1 };         // direction d: source = socket d, target = socket d ^ 1
+enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
+enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
 
 struct DirectionRecord {
   std::atomic<Lane> lane{Lane::none};
   uint32_t lane_changes = 0;
-  int32_t pipe_in = -1, pipe_out = -1;   // descriptors; -1: no pipe. What is in it: FIONREAD
+  int32_t pipe_in = -1, pipe_out = -1;  // descriptors; -1: no pipe. What is in it: FIONREAD
   uint32_t pipe_capacity_bytes = 0;
-  uint32_t fin_received = 0;             // the source said FIN; passed on when lane is shut
-  uint64_t header_bytes = 0;             // PROXY header we sent to the target ourselves
-  uint64_t discarded_bytes = 0;          // PROXY header of the source that was read off
-  uint64_t relayed_in_bytes = 0;         // source -> pipe
-  uint64_t relayed_out_bytes = 0;        // pipe -> target
-  uint64_t quiet_ns = 0;                 // how long it must be quiet to go back to splice
+  uint32_t fin_received = 0;       // the source said FIN; passed on when lane is shut
+  uint64_t header_bytes = 0;       // PROXY header we sent to the target ourselves
+  uint64_t discarded_bytes = 0;    // PROXY header of the source that was read off
+  uint64_t relayed_in_bytes = 0;   // source -> pipe
+  uint64_t relayed_out_bytes = 0;  // pipe -> target
+  uint64_t quiet_ns = 0;           // how long it must be quiet to go back to splice
 };
 
 struct FlowRecord {
   std::atomic<Phase> phase{Phase::free};
-  std::atomic<uint32_t> generation{0};   // counts up each time the slot is taken
-  int32_t fd[2] = {-1, -1};              // by Side
+  std::atomic<uint32_t> generation{0};  // counts up each time the slot is taken
+  int32_t fd[2] = {-1, -1};             // by Side
   uint64_t cookie[2] = {0, 0};
   uint32_t thread = 0;
-  uint32_t listener = 0, upstream = 0;   // indices in the configuration
+  uint32_t listener = 0, upstream = 0;  // indices in the configuration
   int32_t route = -1;
-  uint32_t server = 0;                   // index within the upstream
-  uint32_t address_index = 0;            // of the server's addresses, the one being dialled
-  Endpoint client, destination;          // as accepted
-  Endpoint server_endpoint;              // as dialled
+  uint32_t server = 0;           // index within the upstream
+  uint32_t address_index = 0;    // of the server's addresses, the one being dialled
+  Endpoint client, destination;  // as accepted
+  Endpoint server_endpoint;      // as dialled
   uint64_t accepted_ns = 0, opened_ns = 0, deadline_ns = 0;
   uint32_t header_sent_bytes = 0, header_size = 0;
-  uint32_t reason = 0;                   // CloseReason, valid in Phase::closing
-  uint32_t known = 0;                    // the programs know the cookies: forget them at the end
-  uint32_t joined = 0;                   // bit s: socket s is in `targets`
-  uint32_t upstream_counted = 0;         // in the upstream's `active`
+  uint32_t reason = 0;            // CloseReason, valid in Phase::closing
+  uint32_t known = 0;             // the programs know the cookies: forget them at the end
+  uint32_t joined = 0;            // bit s: socket s is in `targets`
+  uint32_t upstream_counted = 0;  // in the upstream's `active`
   DirectionRecord direction[2];
-  uint8_t sni_size = 0, alpn_size = 0;   // ALPN: the first name offered
+  uint8_t sni_size = 0, alpn_size = 0;  // ALPN: the first name offered
   std::array<char, 255> sni_bytes{};
   std::array<char, 255> alpn_bytes{};
   std::string_view sni() const { return {sni_bytes.data(), sni_size}; }

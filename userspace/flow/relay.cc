@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/relay.cc: the worker moves bytes from socket to socket through a pipe, without seeing them. A full target
-// stops the pipe, a full pipe stops the reading, an unread socket stops its sender: TCP's own backpressure.
-// A direction has a pipe only while something is in it.
+// flow/relay.cc: the worker moves bytes from socket to socket through a pipe, without seeing them. A full
+// target stops the pipe, a full pipe stops the reading, an unread socket stops its sender: TCP's own
+// backpressure. A direction has a pipe only while something is in it.
 #include <fcntl.h>
 #include <poll.h>
 
@@ -13,15 +13,16 @@
 namespace penstock::flow {
 namespace {
 
-constexpr uint64_t kTurnBytes = 2 << 20;           // most that one direction moves before others get their turn
-constexpr uint64_t kBulkBytes = 256 << 10;         // moved in one stay: worth a larger pipe
+constexpr uint64_t kTurnBytes = 2 << 20;    // most that one direction moves before others get their turn
+constexpr uint64_t kBulkBytes = 256 << 10;  // moved in one stay: worth a larger pipe
 constexpr uint64_t kPublishNs = 100'000'000;
 constexpr uint64_t kPipeAgainNs = 10'000'000;
 constexpr uint64_t kQuietDefaultNs = 20'000'000;
 
 }  // namespace
 
-// False: no descriptors, or no memory within limits.memory; the direction waits, its bytes stay in the socket.
+// False: no descriptors, or no memory within limits.memory; the direction waits, its bytes stay in the
+// socket.
 bool Worker::take_pipe(Flow& f, Direction d) {
   DirectionRecord& dr = f.record->direction[d];
   if (dr.pipe_in >= 0) return true;
@@ -60,7 +61,9 @@ void Worker::pump(Flow& f, Direction d) {
   DirectionRecord& dr = r.direction[d];
   DirectionState& s = f.direction[d];
   const Side from = d == kUp ? kClient : kUpstream, to = d == kUp ? kUpstream : kClient;
-  auto reset_by = [](Side side) { return side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset; };
+  auto reset_by = [](Side side) {
+    return side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset;
+  };
   uint64_t moved = 0;
   bool blocked = false;
   for (bool progress = true; progress && moved < kTurnBytes;) {
@@ -78,7 +81,8 @@ void Worker::pump(Flow& f, Direction d) {
       } else if (errno == EAGAIN) {
         if (in_pipe == 0) s.readable = false;  // with bytes in the pipe it may be the pipe that is full
       } else if (errno != EINTR) {
-        return begin_close(f, errno == ETIMEDOUT ? (from == kClient ? CloseReason::client_timeout : CloseReason::upstream_timeout)
+        return begin_close(f, errno == ETIMEDOUT ? (from == kClient ? CloseReason::client_timeout
+                                                                    : CloseReason::upstream_timeout)
                                                  : reset_by(from));
       }
     }
@@ -117,7 +121,8 @@ void Worker::pump(Flow& f, Direction d) {
     dr.pipe_capacity_bytes = pipes_.grow(&p, static_cast<uint32_t>(shared_.config->flow.pipe_bytes));
   }
   if (blocked) arm_poll(f, to == kClient ? Op::write_client : Op::write_upstream, r.fd[to], POLLOUT);
-  if (!s.readable && !s.ended) arm_poll(f, from == kClient ? Op::read_client : Op::read_upstream, r.fd[from], POLLIN | POLLRDHUP);
+  if (!s.readable && !s.ended)
+    arm_poll(f, from == kClient ? Op::read_client : Op::read_upstream, r.fd[from], POLLIN | POLLRDHUP);
   if (!blocked && (s.readable || in_pipe > 0)) return enqueue(f);
   if (in_pipe == 0) {
     give_back_pipe(f, d);
@@ -136,7 +141,8 @@ void Worker::on_quiet(Flow& f, Direction d) {
   if (unhindered(f, d)) try_promote(f, d, LaneChange::quiet);
 }
 
-// The direction is quiet: the target has taken all it was offered, at once, for as long as this direction must show it.
+// The direction is quiet: the target has taken all it was offered, at once, for as long as this direction
+// must show it.
 bool Worker::unhindered(const Flow& f, Direction d) const {
   uint64_t quiet_ns = f.record->direction[d].quiet_ns;
   return now_ns_ - f.direction[d].blocked_ns >= (quiet_ns ? quiet_ns : kQuietDefaultNs);

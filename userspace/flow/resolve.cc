@@ -12,7 +12,8 @@ void Worker::begin_resolve(Flow& f) {
   const config::Upstream& u = shared_.config->upstreams[r.upstream];
   count(shared_.statistics.upstreams[r.upstream].active);
   r.upstream_counted = 1;
-  r.server = shared_.next_server[r.upstream].fetch_add(1, std::memory_order_relaxed) % static_cast<uint32_t>(u.servers.size());
+  r.server = shared_.next_server[r.upstream].fetch_add(1, std::memory_order_relaxed) %
+             static_cast<uint32_t>(u.servers.size());
   const config::Server& s = u.servers[r.server];
   // One deadline from here to the first byte: a name that takes its time takes it from the dial.
   set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::connect));
@@ -22,18 +23,18 @@ void Worker::begin_resolve(Flow& f) {
     return on_resolved(f, literal);
   }
   auto family = static_cast<dns::Family>(u.family);
-  shared_.resolver->resolve(
-      s.host, family,
-      [this, slot = f.slot, generation = r.generation.load(), home = std::this_thread::get_id()](const dns::Answer& a) {
-        auto task = [slot, generation, a](Worker& w) {
-          Flow* flow = w.find(slot, generation);
-          if (flow && flow->record->phase == Phase::resolving) w.on_resolved(*flow, a);
-        };
-        if (std::this_thread::get_id() == home)
-          local_posts_.push_back(task);  // answered from the cache
-        else
-          post(task);
-      });
+  shared_.resolver->resolve(s.host, family,
+                            [this, slot = f.slot, generation = r.generation.load(),
+                             home = std::this_thread::get_id()](const dns::Answer& a) {
+                              auto task = [slot, generation, a](Worker& w) {
+                                Flow* flow = w.find(slot, generation);
+                                if (flow && flow->record->phase == Phase::resolving) w.on_resolved(*flow, a);
+                              };
+                              if (std::this_thread::get_id() == home)
+                                local_posts_.push_back(task);  // answered from the cache
+                              else
+                                post(task);
+                            });
 }
 
 void Worker::on_resolved(Flow& f, const dns::Answer& answer) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/socket_options.h: what both legs of a flow are set to. Accepted sockets inherit it from their listener.
+// flow/socket_options.h: what both legs of a flow are set to. Accepted sockets inherit it from their
+// listener.
 #pragma once
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -10,10 +11,10 @@
 
 namespace penstock::flow {
 
-// TCP_NODELAY: what is handed on is sent on. Keepalive after `keepalive_ms` of silence, five probes in as long again;
-// TCP_USER_TIMEOUT says the same of data nobody acknowledges, and of a window that stays shut. Neither SO_SNDBUF,
-// SO_RCVBUF nor TCP_NOTSENT_LOWAT: the sockmap's worker sleeps a jiffy whenever the target's buffer is full, so a
-// small buffer is a slow flow.
+// TCP_NODELAY: what is handed on is sent on. Keepalive after `keepalive_ms` of silence, five probes in as
+// long again; TCP_USER_TIMEOUT says the same of data nobody acknowledges, and of a window that stays shut.
+// Neither SO_SNDBUF, SO_RCVBUF nor TCP_NOTSENT_LOWAT: the sockmap's worker sleeps a jiffy whenever the
+// target's buffer is full, so a small buffer is a slow flow.
 inline void set_stream_options(int fd, uint32_t keepalive_ms) {
   int one = 1, idle_s = static_cast<int>(std::max(1u, keepalive_ms / 1000)), count = 5;
   int interval_s = std::max(1, idle_s / count);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/statistics.h: the counters, where they are dumped from: the memory of the pinned maps, or our own where there
-// are no maps. Every write is one atomic addition.
+// flow/statistics.h: the counters, where they are dumped from: the memory of the pinned maps, or our own
+// where there are no maps. Every write is one atomic addition.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -10,9 +10,15 @@
 
 namespace penstock::flow {
 
-inline void count(__u64& counter, uint64_t by = 1) { std::atomic_ref(counter).fetch_add(by, std::memory_order_relaxed); }
-inline void uncount(__u64& counter, uint64_t by = 1) { std::atomic_ref(counter).fetch_sub(by, std::memory_order_relaxed); }
-inline uint64_t read(__u64& counter) { return std::atomic_ref(counter).load(std::memory_order_relaxed); }
+inline void count(__u64& counter, uint64_t by = 1) {
+  std::atomic_ref(counter).fetch_add(by, std::memory_order_relaxed);
+}
+inline void uncount(__u64& counter, uint64_t by = 1) {
+  std::atomic_ref(counter).fetch_sub(by, std::memory_order_relaxed);
+}
+inline uint64_t read(__u64& counter) {
+  return std::atomic_ref(counter).load(std::memory_order_relaxed);
+}
 
 struct Statistics {
   penstock_totals* totals = nullptr;
@@ -20,7 +26,9 @@ struct Statistics {
   penstock_upstream* upstreams = nullptr;
 
   __u64& closed(CloseReason r) { return reinterpret_cast<__u64*>(&totals->closed)[static_cast<size_t>(r)]; }
-  __u64& lane_changes(LaneChange c) { return reinterpret_cast<__u64*>(&totals->lane_changes)[static_cast<size_t>(c)]; }
+  __u64& lane_changes(LaneChange c) {
+    return reinterpret_cast<__u64*>(&totals->lane_changes)[static_cast<size_t>(c)];
+  }
 };
 
 }  // namespace penstock::flow

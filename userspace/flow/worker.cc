@@ -21,7 +21,8 @@ constexpr uint32_t kDeadlinesPerFlow = 3;  // the phase, the two directions
 
 // io::Token: op in bits 0-7, slot or listener in 8-31, generation in 32-63.
 io::Token make_token(Op op, uint32_t which, uint32_t generation) {
-  return static_cast<uint64_t>(op) | static_cast<uint64_t>(which) << 8 | static_cast<uint64_t>(generation) << 32;
+  return static_cast<uint64_t>(op) | static_cast<uint64_t>(which) << 8 |
+         static_cast<uint64_t>(generation) << 32;
 }
 
 void copy_text(char* out, size_t size, std::string_view text) {
@@ -162,7 +163,8 @@ Flow* Worker::find(uint32_t slot, uint32_t generation) {
   if (slot >= shared_.table->size()) return nullptr;
   FlowRecord& r = (*shared_.table)[slot];
   Phase p = r.phase.load();
-  if (p == Phase::free || p == Phase::closing || r.generation != generation || r.thread != index_) return nullptr;
+  if (p == Phase::free || p == Phase::closing || r.generation != generation || r.thread != index_)
+    return nullptr;
   return &shared_.flows[slot];
 }
 
@@ -171,7 +173,8 @@ Flow* Worker::find(uint32_t slot, uint32_t generation) {
 void Worker::run() {
   for (uint32_t i = 0; i < listeners_.size(); i++) begin_accept(i);
   io_->poll_each(inbox_event_.get(), POLLIN, make_token(Op::inbox, 0, 0));
-  if (shared_.sockmap) io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));
+  if (shared_.sockmap)
+    io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));
   auto on_completion = [this](const io::Completion& c) { dispatch(c); };
 
   while (!stopping_ || live_ > 0) {
@@ -207,11 +210,12 @@ void Worker::run() {
 void Worker::dispatch(const io::Completion& c) {
   now_ns_ = io::now_ns();
   Op op = static_cast<Op>(c.token & 0xff);
-  uint32_t which = static_cast<uint32_t>(c.token >> 8 & 0xffffff), generation = static_cast<uint32_t>(c.token >> 32);
+  uint32_t which = static_cast<uint32_t>(c.token >> 8 & 0xffffff),
+           generation = static_cast<uint32_t>(c.token >> 32);
   if (op == Op::accept) return on_accepted(which, c);
   if (op == Op::inbox) {
-    uint64_t n;
-    (void)!::read(inbox_event_.get(), &n, sizeof n);
+    eventfd_t n;
+    eventfd_read(inbox_event_.get(), &n);
     std::vector<std::function<void(Worker&)>> tasks;
     {
       std::lock_guard lock(inbox_mutex_);
@@ -291,7 +295,8 @@ void Worker::on_kernel_event(const penstock_event& e) {
   Flow& f = shared_.flows[e.direction / 2];
   Direction d = static_cast<Direction>(e.direction & 1);
   if (!f.record || f.record->thread != index_ || f.record->phase != Phase::open) return;
-  if (shared_.sockmap->direction(e.direction).epoch != e.epoch) return;  // of a valve opened since, or the slot's last flow
+  if (shared_.sockmap->direction(e.direction).epoch != e.epoch)
+    return;  // of a valve opened since, or the slot's last flow
   if (e.kind == PENSTOCK_EVENT_BROKEN) return begin_close(f, CloseReason::splice_broken);
   // The event is written before the map entry goes: only closed_epoch says that it has gone.
   if (lane(f, d) != Lane::splice) return;
@@ -310,7 +315,8 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     getsockopt(r.fd[side], SOL_SOCKET, SO_ERROR, &error, &size);
     if (r.phase == Phase::dialing && side == kUpstream) return;  // the connect's own completion says so too
     bool vanished = error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;
-    if (side == kClient) return begin_close(f, vanished ? CloseReason::client_timeout : CloseReason::client_reset);
+    if (side == kClient)
+      return begin_close(f, vanished ? CloseReason::client_timeout : CloseReason::client_reset);
     return begin_close(f, vanished ? CloseReason::upstream_timeout : CloseReason::upstream_reset);
   }
   if (!(events & (POLLRDHUP | POLLHUP))) return;
@@ -328,31 +334,38 @@ void Worker::on_deadline(io::Deadlines::Id id) {
     Direction d = static_cast<Direction>(which - 1);
     if (r.phase != Phase::open) return;
     switch (lane(f, d)) {
-      case Lane::held: return check_held(f, d);
-      case Lane::relay: return on_quiet(f, d);
+      case Lane::held:
+        return check_held(f, d);
+      case Lane::relay:
+        return on_quiet(f, d);
       case Lane::splice:
         if (shared_.sockmap->closed(socket_index(f, d))) return leave_splice(f, d, LaneChange::backlog_high);
         if (r.direction[d].fin_received) check_drain(f, d);
         return;
       case Lane::none:
-      case Lane::shut: return;
+      case Lane::shut:
+        return;
     }
   }
   switch (r.phase.load()) {
     case Phase::classifying:
       if (now_ns_ >= r.deadline_ns) return begin_close(f, CloseReason::client_hello_timeout);
       return on_hello(f, POLLIN);
-    case Phase::resolving: return begin_close(f, CloseReason::resolve_failed);
+    case Phase::resolving:
+      return begin_close(f, CloseReason::resolve_failed);
     case Phase::dialing:
       f.timed_out = true;
       if (armed(f, Op::connect)) return io_->cancel(token(f, Op::connect));
       return dial_failed(f, CloseReason::connect_timeout, ETIMEDOUT);
-    case Phase::priming: return begin_close(f, CloseReason::connect_timeout);
-    case Phase::open: return check_idle(f);
+    case Phase::priming:
+      return begin_close(f, CloseReason::connect_timeout);
+    case Phase::open:
+      return check_idle(f);
     case Phase::free:
     case Phase::proxy_header:
     case Phase::handing_off:
-    case Phase::closing: return;
+    case Phase::closing:
+      return;
   }
 }
 
@@ -364,7 +377,9 @@ void Worker::advance(Flow& f, Event event) {
   f.record->phase.store(e->to, std::memory_order_release);
 }
 
-io::Token Worker::token(const Flow& f, Op op) const { return make_token(op, f.slot, f.record->generation); }
+io::Token Worker::token(const Flow& f, Op op) const {
+  return make_token(op, f.slot, f.record->generation);
+}
 
 void Worker::arm_poll(Flow& f, Op op, int fd, uint32_t events) {
   if (armed(f, op)) return;
@@ -399,7 +414,8 @@ void Worker::clear_deadlines(Flow& f) {
 }
 
 // The nearest one wins: the upstream's, the listener's, [timeouts].
-uint64_t Worker::timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const {
+uint64_t Worker::timeout_ns(const Flow& f,
+                            std::optional<config::milliseconds> config::Timeouts::*which) const {
   const config::Config& c = *shared_.config;
   std::optional<config::milliseconds> value;
   if (f.record->upstream < c.upstreams.size()) value = c.upstreams[f.record->upstream].timeouts.*which;
@@ -419,7 +435,8 @@ void Worker::show(Flow& f) {
   copy_text(v.client, sizeof v.client, r.client.text());
   if (r.fd[kUpstream] >= 0) copy_text(v.server, sizeof v.server, r.server_endpoint.text());
   copy_text(v.listener, sizeof v.listener, shared_.config->listeners[r.listener].name);
-  if (r.fd[kUpstream] >= 0) copy_text(v.upstream, sizeof v.upstream, shared_.config->upstreams[r.upstream].name);
+  if (r.fd[kUpstream] >= 0)
+    copy_text(v.upstream, sizeof v.upstream, shared_.config->upstreams[r.upstream].name);
   copy_text(v.sni, sizeof v.sni, r.sni());
   shared_.sockmap->show(r.cookie[kClient], v);
 }

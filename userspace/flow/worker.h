@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/worker.h: one thread and the flows it owns, from accept to closed. The steps stand in a file each, in the order
-// a flow takes them: accept, classify, resolve, dial, prime, handoff, lane_change, relay, drain, close (.cc).
-// begin_x() starts an operation, on_x() ends it; advance() is the only writer of a phase. README.md has the diagram.
-// A received byte is never copied into our memory: peeked, spliced, or left where it is.
+// flow/worker.h: one thread and the flows it owns, from accept to closed. The steps stand in a file each, in
+// the order a flow takes them: accept, classify, resolve, dial, prime, handoff, lane_change, relay, drain,
+// close (.cc). begin_x() starts an operation, on_x() ends it; advance() is the only writer of a phase.
+// README.md has the diagram. A received byte is never copied into our memory: peeked, spliced, or left where
+// it is.
 #pragma once
 #include <array>
 #include <atomic>
@@ -33,42 +34,43 @@ namespace penstock::flow {
 // The operations of a flow that may be in flight, each at most once. Part of io::Token.
 enum class Op : uint32_t {
   none,
-  accept,           // of a listener
-  inbox,            // of the worker
-  events,           // of the worker: the sockmap's ring
-  watch_client,     // FIN, RST, errors, as long as the flow lives
+  accept,        // of a listener
+  inbox,         // of the worker
+  events,        // of the worker: the sockmap's ring
+  watch_client,  // FIN, RST, errors, as long as the flow lives
   watch_upstream,
-  hello,            // more of the ClientHello
+  hello,  // more of the ClientHello
   connect,
-  header_room,      // the PROXY header did not fit
-  read_client,      // relay: the source has bytes
+  header_room,  // the PROXY header did not fit
+  read_client,  // relay: the source has bytes
   read_upstream,
-  write_client,     // relay, held: the target has room
+  write_client,  // relay, held: the target has room
   write_upstream,
 };
 
-// What the worker keeps of a direction beside its record; derived, lost with the worker. All zero at the start.
+// What the worker keeps of a direction beside its record; derived, lost with the worker. All zero at the
+// start.
 struct DirectionState {
-  bool readable;            // relay: no EAGAIN from the source since it last became readable
-  bool ended;               // relay: splice() said end of stream
-  Lane order;               // by command; none: nothing was ordered
+  bool readable;  // relay: no EAGAIN from the source since it last became readable
+  bool ended;     // relay: splice() said end of stream
+  Lane order;     // by command; none: nothing was ordered
   uint64_t lane_since_ns;
-  uint64_t moved_ns;        // relay: the last byte
-  uint64_t blocked_ns;      // relay: the target last refused bytes, or the direction came here
-  uint64_t moved_bytes;     // relay: in this stay
-  uint64_t patience_ns;     // held, draining: the next look
-  uint64_t stuck_since_ns;  // draining: everything is written but the accounts differ
-  uint64_t cycles_since_ns; // held -> splice: the window `cycles` counts in
+  uint64_t moved_ns;         // relay: the last byte
+  uint64_t blocked_ns;       // relay: the target last refused bytes, or the direction came here
+  uint64_t moved_bytes;      // relay: in this stay
+  uint64_t patience_ns;      // held, draining: the next look
+  uint64_t stuck_since_ns;   // draining: everything is written but the accounts differ
+  uint64_t cycles_since_ns;  // held -> splice: the window `cycles` counts in
   uint32_t cycles;
 };
 
 struct Flow {
   FlowRecord* record;
   uint32_t slot;
-  uint32_t armed;   // bit per Op in flight
-  bool queued;      // in the run queue
-  bool dirty;       // relayed bytes not yet published
-  bool timed_out;   // the connect being cancelled ran out of time
+  uint32_t armed;  // bit per Op in flight
+  bool queued;     // in the run queue
+  bool dirty;      // relayed bytes not yet published
+  bool timed_out;  // the connect being cancelled ran out of time
   uint64_t published_ns;
   uint64_t dial_until_ns;  // the end of timeouts.connect, over all addresses
   size_t peeked_bytes;
@@ -91,10 +93,10 @@ struct Shared {
   uint64_t memory_limit_bytes = 0;
   Statistics statistics;
   FlowTable* table = nullptr;
-  Flow* flows = nullptr;                // one per slot, zero at the start
+  Flow* flows = nullptr;  // one per slot, zero at the start
   std::mutex slots_mutex;
-  std::vector<uint32_t> free_slots;     // the lowest last: it is taken first
-  std::atomic<uint32_t> slots_used{0};  // no slot from here on was ever taken
+  std::vector<uint32_t> free_slots;                // the lowest last: it is taken first
+  std::atomic<uint32_t> slots_used{0};             // no slot from here on was ever taken
   std::vector<std::atomic<uint32_t>> next_server;  // per upstream
   std::vector<std::unique_ptr<class Worker>> workers;
   std::atomic<uint64_t> last_eviction_ns{0};
@@ -189,7 +191,9 @@ class Worker {
   void log_access(const Flow& f, CloseReason reason);
   void evict_if_over_limit();
 
-  Lane lane(const Flow& f, Direction d) const { return f.record->direction[d].lane.load(std::memory_order_relaxed); }
+  Lane lane(const Flow& f, Direction d) const {
+    return f.record->direction[d].lane.load(std::memory_order_relaxed);
+  }
   uint32_t socket_index(const Flow& f, uint32_t i) const { return 2 * f.slot + i; }
 
   Shared& shared_;
@@ -203,7 +207,7 @@ class Worker {
   std::vector<std::function<void(Worker&)>> local_posts_;  // of this thread
   std::vector<uint8_t> peek_buffer_;
   std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
-  uint64_t now_ns_ = 0;  // of this turn of the loop
+  uint64_t now_ns_ = 0;                    // of this turn of the loop
   bool accepting_ = true, stopping_ = false, announced_accept_error_ = false;
   uint32_t live_ = 0;  // flows of this thread
 

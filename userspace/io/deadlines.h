@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// io/deadlines.h: one thread's timers: a heap of (when, id), one entry an id at most. No allocation once it has grown.
-// tests/unit/deadlines_test.cc.
+// io/deadlines.h: one thread's timers: a heap of (when, id), one entry an id at most. No allocation once it
+// has grown. tests/unit/deadlines_test.cc.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -52,7 +52,8 @@ class Deadlines {
   }
   void up(uint32_t at) {
     Entry e = heap_[at];
-    for (; at > 0 && heap_[(at - 1) / 2].when_ns > e.when_ns; at = (at - 1) / 2) place(at, heap_[(at - 1) / 2]);
+    for (; at > 0 && heap_[(at - 1) / 2].when_ns > e.when_ns; at = (at - 1) / 2)
+      place(at, heap_[(at - 1) / 2]);
     place(at, e);
   }
   void down(uint32_t at) {

@@ -50,7 +50,8 @@ Io::~Io() = default;
 
 Result<std::unique_ptr<Io>> Io::open(unsigned entries) {
   auto impl = std::make_unique<Impl>();
-  const unsigned wanted[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0};
+  const unsigned wanted[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+                             IORING_SETUP_COOP_TASKRUN, 0};
   const char* names[] = {"single issuer, deferred task work", "cooperative task work", "plain"};
   int r = -EINVAL;
   for (int i = 0; i < 3 && r == -EINVAL; i++) {
@@ -104,7 +105,8 @@ void Io::cancel(Token token) {
 void Io::run(uint64_t until_ns, const std::function<void(const Completion&)>& on_completion) {
   uint64_t now = now_ns();
   uint64_t left = until_ns > now ? until_ns - now : 0;
-  __kernel_timespec timeout{static_cast<long long>(left / 1'000'000'000), static_cast<long long>(left % 1'000'000'000)};
+  __kernel_timespec timeout{static_cast<long long>(left / 1'000'000'000),
+                            static_cast<long long>(left % 1'000'000'000)};
   io_uring_cqe* cqe = nullptr;
   int r = io_uring_submit_and_wait_timeout(&impl_->ring, &cqe, left ? 1 : 0, &timeout, nullptr);
   if (left == 0) io_uring_get_events(&impl_->ring);
@@ -116,12 +118,15 @@ void Io::run(uint64_t until_ns, const std::function<void(const Completion&)>& on
   unsigned head, count = 0;
   io_uring_for_each_cqe(&impl_->ring, head, cqe) {
     count++;
-    if (cqe->user_data) impl_->reaped.push_back({cqe->user_data, cqe->res, (cqe->flags & IORING_CQE_F_MORE) != 0});
+    if (cqe->user_data)
+      impl_->reaped.push_back({cqe->user_data, cqe->res, (cqe->flags & IORING_CQE_F_MORE) != 0});
   }
   io_uring_cq_advance(&impl_->ring, count);
   for (const Completion& c : impl_->reaped) on_completion(c);
 }
 
-const std::string& Io::description() const { return impl_->description; }
+const std::string& Io::description() const {
+  return impl_->description;
+}
 
 }  // namespace penstock::io

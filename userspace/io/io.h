@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// io/io.h: one thread's door to the kernel's completions: submit, then wait for what finished. liburing lives here and
-// nowhere else. Sockets are ordinary descriptors, no buffer is ever handed in: a ring may die with its process and
-// nothing is lost. Not thread-safe: one Io, one thread (IORING_SETUP_SINGLE_ISSUER).
+// io/io.h: one thread's door to the kernel's completions: submit, then wait for what finished. liburing lives
+// here and nowhere else. Sockets are ordinary descriptors, no buffer is ever handed in: a ring may die with
+// its process and nothing is lost. Not thread-safe: one Io, one thread (IORING_SETUP_SINGLE_ISSUER).
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -29,14 +29,14 @@ class Io {
   ~Io();
 
   // Each starts an operation that ends with exactly one completion whose `more` is false.
-  void accept(int listener, Token token);                  // many; result = a descriptor, nonblocking, close-on-exec
-  void poll(int fd, uint32_t events, Token token);         // once; result = the events that hold
-  void poll_each(int fd, uint32_t events, Token token);    // at each wake-up with such an event (edge-like)
-  void connect(int fd, const Endpoint& to, Token token);   // once; result = 0
+  void accept(int listener, Token token);           // many; result = a descriptor, nonblocking, close-on-exec
+  void poll(int fd, uint32_t events, Token token);  // once; result = the events that hold
+  void poll_each(int fd, uint32_t events, Token token);   // at each wake-up with such an event (edge-like)
+  void connect(int fd, const Endpoint& to, Token token);  // once; result = 0
   void cancel(Token token);  // that operation ends soon, with -ECANCELED unless it was faster
 
-  // Submits, waits until something completed or CLOCK_MONOTONIC reaches `until_ns`, then reaps: calls on_completion
-  // for each. on_completion may start operations.
+  // Submits, waits until something completed or CLOCK_MONOTONIC reaches `until_ns`, then reaps: calls
+  // on_completion for each. on_completion may start operations.
   void run(uint64_t until_ns, const std::function<void(const Completion&)>& on_completion);
 
   const std::string& description() const;  // "io_uring (single issuer, deferred task work)"

@@ -59,8 +59,7 @@ void remove_dead_leaves(const std::string& parent) {
 
 Result<OwnCgroup> OwnCgroup::enter() {
   std::string mount = cgroup2_mount(), own = own_path();
-  if (mount.empty() || own.empty())
-    return Error{"no cgroup v2 is mounted here (mount -t cgroup2 none DIR)"};
+  if (mount.empty() || own.empty()) return Error{"no cgroup v2 is mounted here (mount -t cgroup2 none DIR)"};
   if (own == "/") own.clear();
   OwnCgroup g;
   std::string here = mount + own;
@@ -83,7 +82,8 @@ Result<OwnCgroup> OwnCgroup::enter() {
     }
   }
   g.directory_ = Fd(::open(g.path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!g.directory_.valid()) return Error{fmt::format("cannot open the cgroup {}: {}", g.path_, strerror(errno))};
+  if (!g.directory_.valid())
+    return Error{fmt::format("cannot open the cgroup {}: {}", g.path_, strerror(errno))};
   return g;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sockmap/cgroup.h: a cgroup v2 that holds this process alone, for socket_ops: attached to any other it would see
-// strangers' sockets. The unit's own cgroup where we are alone in it, else a leaf made for us.
+// sockmap/cgroup.h: a cgroup v2 that holds this process alone, for socket_ops: attached to any other it would
+// see strangers' sockets. The unit's own cgroup where we are alone in it, else a leaf made for us.
 #pragma once
 #include <string>
 

@@ -31,7 +31,8 @@ Fd tcp_socket(bool v6) {
 }
 
 void set_buffer(const Fd& fd, int option, int bytes) {
-  if (bytes) require_call(::setsockopt(fd.get(), SOL_SOCKET, option, &bytes, sizeof bytes), "set a socket buffer");
+  if (bytes)
+    require_call(::setsockopt(fd.get(), SOL_SOCKET, option, &bytes, sizeof bytes), "set a socket buffer");
 }
 
 void no_delay(const Fd& fd) {
@@ -80,12 +81,13 @@ tcp_info info(int fd) {
 }  // namespace
 
 void require(bool condition, std::string_view reason) {
-  if (!condition) throw CheckFailed{std::string(reason)};
+  if (!condition) throw CheckFailed(std::string(reason));
 }
 
 LoopbackFlow::LoopbackFlow(Sockmap& sockmap, uint32_t slot, const FlowShape& shape)
     : sockmap_(sockmap), slot_(slot), shape_(shape) {
-  Listener edge = listen_on_loopback(shape.v6, 0), upstream = listen_on_loopback(shape.v6, shape.server_receive_buffer_bytes);
+  Listener edge = listen_on_loopback(shape.v6, 0),
+           upstream = listen_on_loopback(shape.v6, shape.server_receive_buffer_bytes);
   client_ = tcp_socket(shape.v6);
   ours_[1] = tcp_socket(shape.v6);
   set_buffer(ours_[1], SO_SNDBUF, shape.target_send_buffer_bytes);
@@ -115,14 +117,17 @@ void LoopbackFlow::hand_off() {
 void LoopbackFlow::reopen(uint32_t index, bool fresh) {
   int fd = ours(static_cast<int>(index & 1));
   require_zero(sockmap_.open_valve(index, fd, fresh), "insert into sources");
-  require_zero(Sockmap::kick(fd), "kick");
+  require_zero(sockmap_.kick(index, fd), "kick");
 }
 
 void LoopbackFlow::close_valve(uint32_t index) {
-  require(sockmap_.close_valve(index, ours(static_cast<int>(index & 1))), "the valve did not close under the socket lock");
+  require(sockmap_.close_valve(index, ours(static_cast<int>(index & 1))),
+          "the valve did not close under the socket lock");
 }
 
-uint64_t LoopbackFlow::redirected(uint32_t index) const { return sockmap_.direction(index).redirected; }
+uint64_t LoopbackFlow::redirected(uint32_t index) const {
+  return sockmap_.direction(index).redirected;
+}
 
 uint64_t LoopbackFlow::written(uint32_t index) const {
   int side = static_cast<int>(index & 1) ^ 1;
@@ -131,7 +136,8 @@ uint64_t LoopbackFlow::written(uint32_t index) const {
 
 void LoopbackFlow::wait_written(uint32_t index) const {
   if (within_patience([&] { return written(index) == redirected(index); })) return;
-  throw CheckFailed{fmt::format("{} bytes redirected, but the target has taken {}", redirected(index), written(index))};
+  throw CheckFailed(
+      fmt::format("{} bytes redirected, but the target has taken {}", redirected(index), written(index)));
 }
 
 void LoopbackFlow::check_account(uint32_t index, bool fin_came) const {
@@ -142,7 +148,8 @@ void LoopbackFlow::check_account(uint32_t index, bool fin_came) const {
     received = received_bytes(fd);
   } while (unread_bytes(fd) != unread);
   uint64_t accounted = redirected(index) + unread + (fin_came ? 1 : 0);
-  require(received == accounted, fmt::format("received {} bytes, but only {} are accounted for", received, accounted));
+  require(received == accounted,
+          fmt::format("received {} bytes, but only {} are accounted for", received, accounted));
 }
 
 uint64_t written_bytes(int fd, bool we_connected) {
@@ -156,7 +163,9 @@ uint64_t written_bytes(int fd, bool we_connected) {
   return acked + static_cast<uint64_t>(queued) - (we_connected ? 1 : 0);  // our SYN was acked too
 }
 
-uint64_t received_bytes(int fd) { return info(fd).tcpi_bytes_received; }
+uint64_t received_bytes(int fd) {
+  return info(fd).tcpi_bytes_received;
+}
 
 uint64_t unread_bytes(int fd) {
   ssize_t n = ::recv(fd, nullptr, 1 << 30, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
@@ -196,10 +205,13 @@ short wait_for(int fd, short events, std::string_view what) {
 }
 
 void wait_unread(int fd, uint64_t bytes) {
-  require(within_patience([&] { return unread_bytes(fd) >= bytes; }), "bytes sent over loopback did not arrive");
+  require(within_patience([&] { return unread_bytes(fd) >= bytes; }),
+          "bytes sent over loopback did not arrive");
 }
 
-void half_close(int fd) { require_call(::shutdown(fd, SHUT_WR), "shutdown"); }
+void half_close(int fd) {
+  require_call(::shutdown(fd, SHUT_WR), "shutdown");
+}
 
 void reset_and_close(Fd& fd) {
   linger at_once{1, 0};

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// sockmap/loopback_flow.h: a flow for the self-test, over loopback, whose client and server are this process too:
+// sockmap/loopback_flow.h: a flow for the self-test, over loopback, whose client and server are this process
+// too:
 //   client -> ours(0) [sockmap] ours(1) -> server
-// Whatever fails or takes too long throws CheckFailed, so that a check reads as the story it tells; probe.cc catches it.
+// Whatever fails or takes too long throws CheckFailed, so that a check reads as the story it tells; probe.cc
+// catches it.
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -14,8 +17,8 @@
 
 namespace penstock::sockmap {
 
-struct CheckFailed {
-  std::string reason;
+struct CheckFailed : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 void require(bool condition, std::string_view reason);
 
@@ -25,7 +28,8 @@ inline constexpr std::chrono::milliseconds kProbePatience{4000};
 // For what announces itself by no event (a counter).
 template <typename Predicate>
 bool within_patience(Predicate predicate) {
-  for (auto deadline = std::chrono::steady_clock::now() + kProbePatience; std::chrono::steady_clock::now() < deadline;) {
+  for (auto deadline = std::chrono::steady_clock::now() + kProbePatience;
+       std::chrono::steady_clock::now() < deadline;) {
     if (predicate()) return true;
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
@@ -78,8 +82,8 @@ class LoopbackFlow {
   bool taken_ = false;
 };
 
-// Everything that tcp_sendmsg() has taken on this socket: bytes_acked + SIOCOUTQ, read at one moment. Not bytes_sent -
-// bytes_retrans + notsent: a segment the local qdisc refuses is in bytes_sent twice.
+// Everything that tcp_sendmsg() has taken on this socket: bytes_acked + SIOCOUTQ, read at one moment. Not
+// bytes_sent - bytes_retrans + notsent: a segment the local qdisc refuses is in bytes_sent twice.
 uint64_t written_bytes(int fd, bool we_connected);
 uint64_t received_bytes(int fd);  // tcpi_bytes_received; a FIN counts 1
 uint64_t unread_bytes(int fd);

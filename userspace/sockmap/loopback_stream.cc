@@ -70,7 +70,7 @@ void StreamSender::run(int fd, uint64_t bytes_max, const StreamReader* pace) {
 
 uint64_t StreamSender::finish() {
   thread_.join();
-  if (failure_) throw CheckFailed{*failure_};
+  if (failure_) throw CheckFailed(*failure_);
   return sent_;
 }
 
@@ -117,7 +117,7 @@ void StreamReader::run(int fd) {
 
 uint64_t StreamReader::finish() {
   thread_.join();
-  if (failed_) throw CheckFailed{failure_};
+  if (failed_) throw CheckFailed(failure_);
   return received_;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sockmap/loopback_stream.h: load for the self-test: bytes that are known from their offset, sent and checked by a
-// thread each, so that a lost, doubled or swapped byte is noticed.
+// sockmap/loopback_stream.h: load for the self-test: bytes that are known from their offset, sent and checked
+// by a thread each, so that a lost, doubled or swapped byte is noticed.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -29,8 +29,8 @@ class StreamReader {
   std::thread thread_;
 };
 
-// The thread sends until `bytes_max` or stop(), never more than 256 KiB ahead of `pace` when there is one, so that
-// nothing but the checker is waited for. No FIN.
+// The thread sends until `bytes_max` or stop(), never more than 256 KiB ahead of `pace` when there is one, so
+// that nothing but the checker is waited for. No FIN.
 class StreamSender {
  public:
   StreamSender(int fd, uint64_t bytes_max, const StreamReader* pace = nullptr);

@@ -63,7 +63,7 @@ Capability run(const Check& check, Sockmap& sockmap, uint32_t slot) {
   try {
     return {check.name, true, check.promise, check.run(sockmap, slot)};
   } catch (const CheckFailed& failed) {
-    return {check.name, false, check.promise, failed.reason};
+    return {check.name, false, check.promise, failed.what()};
   }
 }
 
@@ -108,7 +108,8 @@ void run_all(const Options& planted, std::vector<Capability>& out) {
 }  // namespace
 
 bool ProbeReport::has(const std::string& name) const {
-  return std::any_of(capabilities.begin(), capabilities.end(), [&](const Capability& c) { return c.ok && c.name == name; });
+  return std::any_of(capabilities.begin(), capabilities.end(),
+                     [&](const Capability& c) { return c.ok && c.name == name; });
 }
 
 ProbeReport probe(const Options& planted) {
@@ -117,7 +118,8 @@ ProbeReport probe(const Options& planted) {
   run_all(planted, report.capabilities);
   for (const Capability& c : report.capabilities)
     if (!c.ok && c.promise && report.first_failure.empty()) report.first_failure = c.name + ": " + c.detail;
-  auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+  auto elapsed =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
   report.elapsed_ms = static_cast<uint32_t>(elapsed.count());
   return report;
 }

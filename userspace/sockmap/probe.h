@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// sockmap/probe.h: the self-test: what this kernel and these privileges really do, found by doing it on loopback. No
-// capability is inferred from a kernel version. Each check is one way in which some kernel loses, doubles or hoards
-// bytes (probe_checks.h, bpf/README.md). tests/bpf/probe_test.cc.
+// sockmap/probe.h: the self-test: what this kernel and these privileges really do, found by doing it on
+// loopback. No capability is inferred from a kernel version. Each check is one way in which some kernel
+// loses, doubles or hoards bytes (probe_checks.h, bpf/README.md). tests/bpf/probe_test.cc.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -13,10 +13,10 @@
 namespace penstock::sockmap {
 
 struct Capability {
-  std::string name;    // one word: the same in `penstock probe`, logs and tests
+  std::string name;  // one word: the same in `penstock probe`, logs and tests
   bool ok = false;
-  bool promise = true; // without it nothing enters the sockmap
-  std::string detail;  // the reason when not ok, else what is worth knowing; one line
+  bool promise = true;  // without it nothing enters the sockmap
+  std::string detail;   // the reason when not ok, else what is worth knowing; one line
 };
 
 struct ProbeReport {
@@ -29,13 +29,14 @@ struct ProbeReport {
   bool has(const std::string& name) const;
 };
 
-// Loads the programs, attaches them and passes a few MiB through, in the calling thread's network namespace; takes
-// under a second, 4 s and more where something hangs. REQUIRES: no other Sockmap of this process is open. `planted`: switch off
-// `cut` or `pull` to see it noticed.
+// Loads the programs, attaches them and passes a few MiB through, in the calling thread's network namespace;
+// takes under a second, 4 s and more where something hangs. REQUIRES: no other Sockmap of this process is
+// open. `planted`: switch off `cut` or `pull` to see it noticed.
 ProbeReport probe(const Options& planted = {});
 
-// The verdict outlives a restart: it holds for one boot of the machine and one build of the daemon. Only a usable
-// report is remembered: privileges may have been what was missing. remember() fails quietly: the next start probes.
+// The verdict outlives a restart: it holds for one boot of the machine and one build of the daemon. Only a
+// usable report is remembered: privileges may have been what was missing. remember() fails quietly: the next
+// start probes.
 std::optional<ProbeReport> remembered(const std::string& path, const std::string& build);
 void remember(const std::string& path, const std::string& build, const ProbeReport& report);
 

@@ -33,8 +33,12 @@ std::string splice_both_ways(Sockmap& sockmap, uint32_t slot, bool v6) {
 
 }  // namespace
 
-std::string check_splice(Sockmap& sockmap, uint32_t slot) { return splice_both_ways(sockmap, slot, false); }
-std::string check_splice_v6(Sockmap& sockmap, uint32_t slot) { return splice_both_ways(sockmap, slot, true); }
+std::string check_splice(Sockmap& sockmap, uint32_t slot) {
+  return splice_both_ways(sockmap, slot, false);
+}
+std::string check_splice_v6(Sockmap& sockmap, uint32_t slot) {
+  return splice_both_ways(sockmap, slot, true);
+}
 
 std::string check_kick(Sockmap& sockmap, uint32_t slot) {
   LoopbackFlow flow(sockmap, slot);
@@ -42,15 +46,18 @@ std::string check_kick(Sockmap& sockmap, uint32_t slot) {
   wait_unread(flow.ours(0), 7);
   flow.hand_off();
   send_all(flow.client(), "after");
-  require(receive(flow.server(), 12) == "before after", "what arrived before the insertion came late, changed or not at all");
+  require(receive(flow.server(), 12) == "before after",
+          "what arrived before the insertion came late, changed or not at all");
   return "";
 }
 
-// The target takes 8 KiB of a 64 KiB segment at a time: kernels of mid-2023 to June 2025 begin again at its start.
+// The target takes 8 KiB of a 64 KiB segment at a time: kernels of mid-2023 to June 2025 begin again at its
+// start.
 std::string check_partial_send(Sockmap& sockmap, uint32_t slot) {
   constexpr uint64_t kBytes = 128 << 10;
   auto start = std::chrono::steady_clock::now();
-  LoopbackFlow flow(sockmap, slot, {.target_send_buffer_bytes = 8 << 10, .server_receive_buffer_bytes = 16 << 10});
+  LoopbackFlow flow(sockmap, slot,
+                    {.target_send_buffer_bytes = 8 << 10, .server_receive_buffer_bytes = 16 << 10});
   flow.hand_off();
   StreamReader reader(flow.server());
   StreamSender sender(flow.client(), kBytes);

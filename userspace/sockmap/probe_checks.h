@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// sockmap/probe_checks.h: the self-test's checks, one fault of some kernel each. A check has slot `slot` and its event
-// ring to itself, runs on a thread of its own, throws CheckFailed with the reason, and returns what is worth telling.
+// sockmap/probe_checks.h: the self-test's checks, one fault of some kernel each. A check has slot `slot` and
+// its event ring to itself, runs on a thread of its own, throws CheckFailed with the reason, and returns what
+// is worth telling.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -57,7 +57,8 @@ std::string check_rst(Sockmap& sockmap, uint32_t slot) {
   return "";
 }
 
-// Only an established socket can be inserted: what follows the valve's closing and a FIN must come out by recv().
+// Only an established socket can be inserted: what follows the valve's closing and a FIN must come out by
+// recv().
 std::string check_fin_while_closed(Sockmap& sockmap, uint32_t slot) {
   LoopbackFlow flow(sockmap, slot);
   flow.hand_off();

@@ -11,7 +11,8 @@
 namespace penstock::sockmap {
 namespace {
 
-// A file of lines: the format, the boot, the build, the time it took, then "promise|speed yes|no NAME DETAIL".
+// A file of lines: the format, the boot, the build, the time it took, then "promise|speed yes|no NAME
+// DETAIL".
 constexpr const char* kFormat = "penstock probe 1";
 
 std::string boot_id() {
@@ -34,7 +35,8 @@ std::optional<ProbeReport> remembered(const std::string& path, const std::string
   std::string kind, ok, name, detail;
   while (file >> kind >> ok >> name && std::getline(file, detail)) {
     if (ok == "no" && kind == "promise") return {};
-    report.capabilities.push_back({name, ok == "yes", kind == "promise", detail.substr(detail.empty() ? 0 : 1)});
+    report.capabilities.push_back(
+        {name, ok == "yes", kind == "promise", detail.substr(detail.empty() ? 0 : 1)});
   }
   if (report.capabilities.empty()) return {};
   return report;
@@ -50,7 +52,8 @@ void remember(const std::string& path, const std::string& build, const ProbeRepo
     std::ofstream file(written);
     file << kFormat << '\n' << boot_id() << '\n' << build << '\n' << report.elapsed_ms << '\n';
     for (const Capability& c : report.capabilities)
-      file << fmt::format("{} {} {} {}\n", c.promise ? "promise" : "speed", c.ok ? "yes" : "no", c.name, c.detail);
+      file << fmt::format("{} {} {} {}\n", c.promise ? "promise" : "speed", c.ok ? "yes" : "no", c.name,
+                          c.detail);
     if (!file.flush()) return;
   }
   ::rename(written.c_str(), path.c_str());

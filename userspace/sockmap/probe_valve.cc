@@ -19,7 +19,8 @@ constexpr uint32_t kSegmentBytes = 96 << 10;
 bool closed_event_came(Sockmap& sockmap, uint32_t slot, uint32_t index) {
   bool came = false;
   sockmap.consume(slot, [&](const penstock_event& e) {
-    came |= e.kind == PENSTOCK_EVENT_CLOSED && e.direction == index && e.epoch == sockmap.direction(index).epoch;
+    came |=
+        e.kind == PENSTOCK_EVENT_CLOSED && e.direction == index && e.epoch == sockmap.direction(index).epoch;
   });
   return came;
 }
@@ -33,7 +34,8 @@ void reopen_if_closed(Sockmap& sockmap, LoopbackFlow& flow, uint32_t index) {
 }
 
 // Until `bytes` have arrived. The event ring is only a reason to look sooner.
-void deliver(Sockmap& sockmap, uint32_t slot, LoopbackFlow& flow, uint32_t index, StreamReader& reader, uint64_t bytes) {
+void deliver(Sockmap& sockmap, uint32_t slot, LoopbackFlow& flow, uint32_t index, StreamReader& reader,
+             uint64_t bytes) {
   auto deadline = std::chrono::steady_clock::now() + kProbePatience;
   while (reader.received() < bytes && !reader.failed()) {
     require(std::chrono::steady_clock::now() < deadline,
@@ -55,7 +57,8 @@ std::string check_valve(Sockmap& sockmap, uint32_t slot) {
   LoopbackFlow flow(sockmap, slot, {.high_bytes = kHighBytes});
   flow.hand_off();
   StreamReader up_reader(flow.server()), down_reader(flow.client());
-  StreamSender up_sender(flow.client(), UINT64_MAX, &up_reader), down_sender(flow.server(), UINT64_MAX, &down_reader);
+  StreamSender up_sender(flow.client(), UINT64_MAX, &up_reader),
+      down_sender(flow.server(), UINT64_MAX, &down_reader);
   for (int i = 0; i < kCycles; i++) {
     uint32_t index = i & 1 ? flow.up() : flow.down();
     flow.close_valve(index);
@@ -64,7 +67,8 @@ std::string check_valve(Sockmap& sockmap, uint32_t slot) {
     bool fresh = i % 8 < 2 || redirected - flow.written(index) > kHighBytes;
     if (fresh) flow.wait_written(index);
     flow.reopen(index, fresh);
-    require(within_patience([&] { return flow.redirected(index) > redirected; }), "nothing flows after reopening");
+    require(within_patience([&] { return flow.redirected(index) > redirected; }),
+            "nothing flows after reopening");
   }
   up_sender.stop();
   down_sender.stop();
@@ -73,21 +77,27 @@ std::string check_valve(Sockmap& sockmap, uint32_t slot) {
   half_close(flow.ours(0));
   half_close(flow.ours(1));
   uint64_t bytes = up_reader.finish() + down_reader.finish();
-  require(bytes == flow.redirected(flow.up()) + flow.redirected(flow.down()), "more bytes arrived than were redirected");
+  require(bytes == flow.redirected(flow.up()) + flow.redirected(flow.down()),
+          "more bytes arrived than were redirected");
   return fmt::format("{} cycles, {} MiB", kCycles, bytes >> 20);
 }
 
 std::string check_kernel_close(Sockmap& sockmap, uint32_t slot) {
   constexpr uint32_t kHighBytes = 128 << 10;
   constexpr uint64_t kBytes = 512 << 10;
-  LoopbackFlow flow(sockmap, slot, {.target_send_buffer_bytes = 32 << 10, .server_receive_buffer_bytes = 32 << 10, .high_bytes = kHighBytes});
+  LoopbackFlow flow(sockmap, slot,
+                    {.target_send_buffer_bytes = 32 << 10,
+                     .server_receive_buffer_bytes = 32 << 10,
+                     .high_bytes = kHighBytes});
   flow.hand_off();
   StreamSender sender(flow.client(), kBytes);
   wait_for(sockmap.event_fd(slot), POLLIN, "the kernel to close the valve at its threshold");
   require(closed_event_came(sockmap, slot, flow.up()), "the event names another direction");
-  require(within_patience([&] { return sockmap.closed(flow.up()); }), "the event came, but the valve is open");
+  require(within_patience([&] { return sockmap.closed(flow.up()); }),
+          "the event came, but the valve is open");
   uint32_t held = sockmap.direction(flow.up()).charged;
-  require(held <= kHighBytes + 2 * kSegmentBytes, fmt::format("{} bytes held at a threshold of {}", held, kHighBytes));
+  require(held <= kHighBytes + 2 * kSegmentBytes,
+          fmt::format("{} bytes held at a threshold of {}", held, kHighBytes));
   flow.check_account(flow.up(), false);
   StreamReader reader(flow.server());
   deliver(sockmap, slot, flow, flow.up(), reader, kBytes);
@@ -100,13 +110,17 @@ std::string check_kernel_close(Sockmap& sockmap, uint32_t slot) {
 std::string check_trim(Sockmap& sockmap, uint32_t slot) {
   constexpr uint32_t kLimitBytes = 64 << 10;
   constexpr uint64_t kBytes = 256 << 10;
-  LoopbackFlow flow(sockmap, slot, {.target_send_buffer_bytes = 16 << 10, .server_receive_buffer_bytes = 16 << 10, .limit_bytes = kLimitBytes});
+  LoopbackFlow flow(sockmap, slot,
+                    {.target_send_buffer_bytes = 16 << 10,
+                     .server_receive_buffer_bytes = 16 << 10,
+                     .limit_bytes = kLimitBytes});
   flow.hand_off();
   const penstock_direction& d = sockmap.direction(flow.up());
   StreamSender sender(flow.client(), kBytes);
   require(within_patience([&] { return d.trimmed > 0; }), "nothing is trimmed beyond the limit");
   uint32_t held = d.charged;
-  require(held <= kLimitBytes + 2 * kSegmentBytes, fmt::format("{} bytes held at a limit of {}", held, kLimitBytes));
+  require(held <= kLimitBytes + 2 * kSegmentBytes,
+          fmt::format("{} bytes held at a limit of {}", held, kLimitBytes));
   StreamReader reader(flow.server());
   deliver(sockmap, slot, flow, flow.up(), reader, kBytes);
   sender.finish();

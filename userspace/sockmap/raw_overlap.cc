@@ -36,7 +36,8 @@ uint32_t next_sequence(int fd, int queue) {
 // RFC 1071, of bytes in network order; the result is in host order.
 uint16_t checksum(std::string_view bytes) {
   uint32_t sum = 0;
-  for (size_t i = 0; i < bytes.size(); i++) sum += static_cast<uint32_t>(static_cast<uint8_t>(bytes[i])) << (i & 1 ? 0 : 8);
+  for (size_t i = 0; i < bytes.size(); i++)
+    sum += static_cast<uint32_t>(static_cast<uint8_t>(bytes[i])) << (i & 1 ? 0 : 8);
   while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
   return static_cast<uint16_t>(~sum);
 }

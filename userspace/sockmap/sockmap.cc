@@ -123,18 +123,23 @@ Status Sockmap::Impl::load() {
   flows = bpf_map__fd(maps.flows);
   trim = bpf_program__fd(skeleton->progs.trim);
   publish = bpf_program__fd(skeleton->progs.publish);
-  directions = map_memory<penstock_direction>(bpf_map__fd(maps.directions), sizeof(penstock_direction) * 2 * options.flows_max);
+  directions = map_memory<penstock_direction>(bpf_map__fd(maps.directions),
+                                              sizeof(penstock_direction) * 2 * options.flows_max);
   globals = map_memory<penstock_globals>(bpf_map__fd(maps.globals), sizeof *globals);
   totals = map_memory<penstock_totals>(bpf_map__fd(maps.totals), sizeof *totals);
-  listeners = map_memory<penstock_listener>(bpf_map__fd(maps.listeners), sizeof *listeners * PENSTOCK_LISTENERS_MAX);
-  upstreams = map_memory<penstock_upstream>(bpf_map__fd(maps.upstreams), sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX);
-  if (!directions || !globals || !totals || !listeners || !upstreams) return refused("cannot map the BPF maps", errno);
+  listeners =
+      map_memory<penstock_listener>(bpf_map__fd(maps.listeners), sizeof *listeners * PENSTOCK_LISTENERS_MAX);
+  upstreams =
+      map_memory<penstock_upstream>(bpf_map__fd(maps.upstreams), sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX);
+  if (!directions || !globals || !totals || !listeners || !upstreams)
+    return refused("cannot map the BPF maps", errno);
   globals->memory_limit_bytes = options.memory_limit_bytes;
   for (uint32_t t = 0; t < options.threads; t++) {
     auto ring = std::make_unique<Ring>();
     ring->map = Fd(bpf_map_create(BPF_MAP_TYPE_RINGBUF, "penstock_events", 0, 0, kEventRingBytes, nullptr));
     int fd = ring->map.get();
-    if (fd < 0 || bpf_map_update_elem(bpf_map__fd(maps.events), &t, &fd, BPF_ANY)) return refused("cannot make an event ring", errno);
+    if (fd < 0 || bpf_map_update_elem(bpf_map__fd(maps.events), &t, &fd, BPF_ANY))
+      return refused("cannot make an event ring", errno);
     ring->buffer = ring_buffer__new(
         fd,
         [](void* context, void* data, size_t size) {
@@ -160,8 +165,8 @@ Status Sockmap::Impl::attach() {
   return Nothing{};
 }
 
-// As bpftool does: a bpffs is mounted at /sys/fs/bpf where none is. Pins are for the operator's eyes; without them
-// every promise still holds, so a failure is told, not fatal.
+// As bpftool does: a bpffs is mounted at /sys/fs/bpf where none is. Pins are for the operator's eyes; without
+// them every promise still holds, so a failure is told, not fatal.
 void Sockmap::Impl::pin() {
   if (options.pin.empty()) return;
   std::string parent = options.pin.substr(0, options.pin.rfind('/'));
@@ -181,7 +186,8 @@ void Sockmap::Impl::pin() {
     std::string path = options.pin + "/" + name;
     ::unlink(path.c_str());  // of a daemon that was killed
     bpf_map* m = bpf_object__find_map_by_name(skeleton->obj, name);
-    if (bpf_obj_pin(bpf_map__fd(m), path.c_str())) pin_error = fmt::format("cannot pin {}: {}", path, strerror(errno));
+    if (bpf_obj_pin(bpf_map__fd(m), path.c_str()))
+      pin_error = fmt::format("cannot pin {}: {}", path, strerror(errno));
   }
 }
 
@@ -207,14 +213,30 @@ Result<std::unique_ptr<Sockmap>> Sockmap::open(const Options& options) {
   return std::unique_ptr<Sockmap>(new Sockmap(std::move(impl)));
 }
 
-penstock_direction& Sockmap::direction(uint32_t index) { return impl_->directions[index]; }
-penstock_globals& Sockmap::globals() { return *impl_->globals; }
-penstock_totals& Sockmap::totals() { return *impl_->totals; }
-penstock_listener* Sockmap::listeners() { return impl_->listeners; }
-penstock_upstream* Sockmap::upstreams() { return impl_->upstreams; }
-const std::string& Sockmap::cgroup() const { return impl_->cgroup.path(); }
-const std::string& Sockmap::pin_error() const { return impl_->pin_error; }
-const std::string& Sockmap::pin() const { return impl_->options.pin; }
+penstock_direction& Sockmap::direction(uint32_t index) {
+  return impl_->directions[index];
+}
+penstock_globals& Sockmap::globals() {
+  return *impl_->globals;
+}
+penstock_totals& Sockmap::totals() {
+  return *impl_->totals;
+}
+penstock_listener* Sockmap::listeners() {
+  return impl_->listeners;
+}
+penstock_upstream* Sockmap::upstreams() {
+  return impl_->upstreams;
+}
+const std::string& Sockmap::cgroup() const {
+  return impl_->cgroup.path();
+}
+const std::string& Sockmap::pin_error() const {
+  return impl_->pin_error;
+}
+const std::string& Sockmap::pin() const {
+  return impl_->options.pin;
+}
 
 namespace {
 
@@ -226,7 +248,8 @@ void discharge(penstock_direction& d, penstock_globals& g) {
 
 }  // namespace
 
-int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes, uint32_t limit_bytes) {
+int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes,
+                  uint32_t limit_bytes) {
   for (uint32_t i : {2 * slot, 2 * slot + 1}) {
     penstock_direction& d = direction(i);
     discharge(d, globals());  // a program of the slot's last flow may have charged after leave()
@@ -242,6 +265,7 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uin
     d.high_bytes = high_bytes;
     d.limit_bytes = limit_bytes;
     d.thread = thread;
+    d.opening = 0;
     if (bpf_map_update_elem(impl_->direction_of, &cookies[i & 1], &i, BPF_ANY)) return errno;
   }
   return 0;
@@ -265,17 +289,29 @@ int Sockmap::open_valve(uint32_t index, int fd, bool fresh) {
   return error;
 }
 
-int Sockmap::kick(int fd) {
+void Sockmap::prepare_valve(uint32_t index, uint32_t queued_bytes) {
+  penstock_direction& d = direction(index);
+  std::atomic_ref(d.opening_bytes).store(queued_bytes, std::memory_order_seq_cst);
+  std::atomic_ref(d.opening).store(1, std::memory_order_seq_cst);
+}
+
+void Sockmap::abandon_valve(uint32_t index) {
+  std::atomic_ref(direction(index).opening).store(0, std::memory_order_seq_cst);
+}
+
+int Sockmap::kick(uint32_t index, int fd) {
   int one = 1;  // tcp_set_rcvlowat() ends in tcp_data_ready(), and that in the verdict
-  return setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one) ? errno : 0;
+  int error = setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one) ? errno : 0;
+  abandon_valve(index);
+  return error;
 }
 
 bool Sockmap::close_valve(uint32_t index, int fd) {
   if (closed(index)) return true;
   penstock_direction& d = direction(index);
   std::atomic_ref(d.want_close).store(d.epoch, std::memory_order_seq_cst);
-  // tcp_sendmsg() computes the MSS, and so calls socket_ops, under the lock before it looks at the length. After our
-  // own FIN it fails earlier with EPIPE: then nothing was closed, and only the flag can tell.
+  // tcp_sendmsg() computes the MSS, and so calls socket_ops, under the lock before it looks at the length.
+  // After our own FIN it fails earlier with EPIPE: then nothing was closed, and only the flag can tell.
   (void)!::send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (closed(index)) return true;
   std::atomic_ref(d.want_close).store(d.epoch - 1, std::memory_order_seq_cst);
@@ -311,9 +347,13 @@ int Sockmap::publish(const penstock_publish& what) {
   return o.retval ? ENOENT : 0;
 }
 
-void Sockmap::hide(uint64_t cookie) { bpf_map_delete_elem(impl_->flows, &cookie); }
+void Sockmap::hide(uint64_t cookie) {
+  bpf_map_delete_elem(impl_->flows, &cookie);
+}
 
-int Sockmap::event_fd(uint32_t thread) const { return impl_->rings[thread]->map.get(); }
+int Sockmap::event_fd(uint32_t thread) const {
+  return impl_->rings[thread]->map.get();
+}
 
 void Sockmap::consume(uint32_t thread, const std::function<void(const penstock_event&)>& on_event) {
   auto& r = *impl_->rings[thread];

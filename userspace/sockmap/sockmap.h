@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// sockmap/sockmap.h: the kernel's half of every flow: the BPF object, its maps, and the few acts on them. libbpf lives
-// here and nowhere else. Which act is allowed when is the caller's business (flow/handoff.cc, flow/lane_change.cc);
-// what the programs do meanwhile is told in bpf/README.md. Thread-safe; an act on one flow comes from one thread.
+// sockmap/sockmap.h: the kernel's half of every flow: the BPF object, its maps, and the few acts on them.
+// libbpf lives here and nowhere else. Which act is allowed when is the caller's business (flow/handoff.cc,
+// flow/lane_change.cc); what the programs do meanwhile is told in bpf/README.md. Thread-safe; an act on one
+// flow comes from one thread.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -18,15 +19,15 @@ struct Options {
   uint32_t flows_max = 1024;
   uint32_t threads = 1;
   uint64_t memory_limit_bytes = 256u << 20;
-  std::string pin;           // directory on a bpffs for flows, listeners, upstreams, totals; empty: not pinned
-  bool pull = true;          // make segments of many small fragments linear
-  bool cut = true;           // cut overlaps; false only to show that the self-test notices
+  std::string pin;   // directory on a bpffs for flows, listeners, upstreams, totals; empty: not pinned
+  bool pull = true;  // make segments of many small fragments linear
+  bool cut = true;   // cut overlaps; false only to show that the self-test notices
 };
 
 class Sockmap {
  public:
-  // Loads, attaches the verdict to `sources` and socket_ops to a cgroup that holds this process alone: must come
-  // before any TCP socket of ours exists. Errors say which step the kernel refused and what it needs.
+  // Loads, attaches the verdict to `sources` and socket_ops to a cgroup that holds this process alone: must
+  // come before any TCP socket of ours exists. Errors say which step the kernel refused and what it needs.
   static Result<std::unique_ptr<Sockmap>> open(const Options& options);
   ~Sockmap();  // unpins, detaches, leaves and removes the cgroup
 
@@ -34,19 +35,25 @@ class Sockmap {
   penstock_direction& direction(uint32_t index);
   penstock_globals& globals();
   penstock_totals& totals();
-  penstock_listener* listeners();   // PENSTOCK_LISTENERS_MAX
-  penstock_upstream* upstreams();   // PENSTOCK_UPSTREAMS_MAX
+  penstock_listener* listeners();  // PENSTOCK_LISTENERS_MAX
+  penstock_upstream* upstreams();  // PENSTOCK_UPSTREAMS_MAX
 
   // ---- one flow. Every int is 0 or an errno. ----
   // Clears both directions of `slot`; then the verdict knows the sockets by their cookies.
-  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes, uint32_t limit_bytes);
+  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes,
+           uint32_t limit_bytes);
   // Puts socket `index` (2 * slot or 2 * slot + 1) where the other one can redirect to.
   int join(uint32_t index, int fd);
+  // From here to kick(), no more may queue up in the source than direction.limit_bytes, `queued_bytes` being
+  // there now (truesize; what waits for the target included): opening hands it all over at once. Before the
+  // last look at the queue.
+  void prepare_valve(uint32_t index, uint32_t queued_bytes);
+  void abandon_valve(uint32_t index);  // not opened after all
   // Puts a source into the splice. `fresh`: nothing waits for the target (its write_seq is the new base).
   // EOPNOTSUPP: a FIN has passed. After it, kick().
   int open_valve(uint32_t index, int fd, bool fresh);
-  // Hands over what arrived before the valve was open.
-  static int kick(int fd);
+  // Hands over what arrived before the valve was open; ends what prepare_valve() began.
+  int kick(uint32_t index, int fd);
   // Takes a source out under its socket lock. False: not closed, the direction is still spliced.
   bool close_valve(uint32_t index, int fd);
   bool closed(uint32_t index);
