@@ -111,6 +111,8 @@ Status build(Parts& p, Facts& facts) {
   options.threads = threads;
   options.memory_limit_bytes = shared.memory_limit_bytes;
   options.pin = c.bpf.pin;
+  // For measuring what it is worth (bpf/README.md); no operator needs it.
+  if (const char* pull = getenv("PENSTOCK_PULL")) options.pull = std::string_view(pull) != "off";
   // With the relay alone the maps serve the operator's eyes; then they may be missing.
   auto sockmap = sockmap::Sockmap::open(options);
   if (sockmap) {
@@ -172,6 +174,13 @@ int serve(const Arguments& arguments) {
   log::start(p.config.daemon.log_level, p.config.daemon.log_format);
   Facts facts;
   facts.started_ns = io::now_ns();
+  // First of all, so that a second daemon is told about the first one and not about its ports.
+  std::atomic<bool> ready{false};
+  auto admin = Admin::start(p.config.admin.socket, [&](const Json& request) {
+    return ready ? answer(p.shared, facts, request) : Json{{"error", "penstockd is still starting"}};
+  });
+  if (!admin) return fail(admin.error().message);
+  std::unique_ptr<Admin> admin_socket = std::move(*admin);
   if (auto built = build(p, facts); !built) return fail(built.error().message);
   if (auto s = become(p.config.daemon.user, p.config.daemon.group); !s) return fail(s.error().message);
   auto resolver = dns::Resolver::start();
@@ -186,13 +195,7 @@ int serve(const Arguments& arguments) {
     return fail(started.error().message);
   }
   facts.io = p.shared.workers[0]->io_description();
-  auto admin = Admin::start(p.config.admin.socket,
-                            [&](const Json& request) { return answer(p.shared, facts, request); });
-  if (!admin) {
-    for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
-    return fail(admin.error().message);
-  }
-  std::unique_ptr<Admin> admin_socket = std::move(*admin);
+  ready = true;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");

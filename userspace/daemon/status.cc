@@ -179,9 +179,13 @@ Json order_lane(flow::Shared& shared, const Json& request) {
                     : to == "relay" ? flow::Lane::relay
                                     : flow::Lane::none;
   if (lane == flow::Lane::none) return {{"error", "to: splice, held or relay"}};
-  return on_flow(shared, request, [&](Worker& w, Flow& f) {
-    w.order_lane_here(f, direction == "up" ? flow::kUp : flow::kDown, lane);
+  bool followed = false;
+  Json result = on_flow(shared, request, [&](Worker& w, Flow& f) {
+    followed = w.order_lane_here(f, direction == "up" ? flow::kUp : flow::kDown, lane);
   });
+  if (result.contains("ok") && !followed)
+    return {{"error", "this direction may not go to that lane from where it is"}};
+  return result;
 }
 
 }  // namespace

@@ -170,25 +170,29 @@ bool Worker::try_promote(Flow& f, Direction d, LaneChange why) {
   return true;
 }
 
-void Worker::follow_order(Flow& f, Direction d, Lane to) {
+bool Worker::follow_order(Flow& f, Direction d, Lane to) {
   DirectionState& s = f.direction[d];
   switch (lane(f, d)) {
     case Lane::splice:
-      if (to != Lane::held && to != Lane::relay) return;
+      if (to == Lane::splice) return true;
+      if (to != Lane::held && to != Lane::relay) return false;
       s.order = to == Lane::relay ? Lane::relay : Lane::none;
-      if (shared_.sockmap->close_valve(socket_index(f, d), f.record->fd[d]))
-        leave_splice(f, d, LaneChange::ordered);
-      return;
+      if (!shared_.sockmap->close_valve(socket_index(f, d), f.record->fd[d])) return false;
+      leave_splice(f, d, LaneChange::ordered);
+      return true;
     case Lane::held:
       s.order = to == Lane::relay ? Lane::relay : Lane::none;
-      return;
+      return true;
     case Lane::relay:
+      if (to == Lane::held || (to == Lane::splice && !may_open_valve(f, d))) return false;
       s.order = to == Lane::splice ? Lane::splice : Lane::none;
-      return enqueue(f);
+      enqueue(f);
+      return true;
     case Lane::none:
     case Lane::shut:
-      return;
+      return false;
   }
+  return false;
 }
 
 }  // namespace penstock::flow

@@ -124,8 +124,8 @@ void Worker::for_each_flow(const std::function<void(Flow&)>& visit) {
   }
 }
 
-void Worker::order_lane_here(Flow& f, Direction d, Lane to) {
-  if (f.record->phase == Phase::open) follow_order(f, d, to);
+bool Worker::order_lane_here(Flow& f, Direction d, Lane to) {
+  return f.record->phase == Phase::open && follow_order(f, d, to);
 }
 
 FlowView Worker::view(Flow& f) {

@@ -122,8 +122,8 @@ class Worker {
   // ---- from a task given to post() ----
   void for_each_flow(const std::function<void(Flow&)>& visit);  // not the closing ones
   void kill_here(Flow& f, CloseReason reason) { begin_close(f, reason); }
-  // A support command: moves one direction to another lane, as far as it may.
-  void order_lane_here(Flow& f, Direction d, Lane to);
+  // A support command: moves one direction to another lane. False: it may not go there from where it is.
+  bool order_lane_here(Flow& f, Direction d, Lane to);
   FlowView view(Flow& f);
   const std::string& io_description() const { return io_description_; }
 
@@ -173,7 +173,7 @@ class Worker {
   void check_held(Flow& f, Direction d);
   bool try_promote(Flow& f, Direction d, LaneChange why);
   bool may_open_valve(const Flow& f, Direction d) const;
-  void follow_order(Flow& f, Direction d, Lane to);
+  bool follow_order(Flow& f, Direction d, Lane to);
   // relay.cc
   void enter_relay(Flow& f, Direction d, LaneChange why);
   bool take_pipe(Flow& f, Direction d);
