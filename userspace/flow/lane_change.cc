@@ -29,7 +29,7 @@
 namespace penstock::flow {
 namespace {
 
-constexpr uint64_t kFirstLookNs = 100'000, kLastLookNs = 100'000'000;
+constexpr uint64_t kFirstLookNs = 100'000, kLastLookNs = 1'000'000'000;
 constexpr uint64_t kPollFromNs = 3'000'000;  // from this patience on, the target's room wakes us too
 constexpr uint64_t kCycleWindowNs = 1'000'000'000;
 constexpr uint32_t kCyclesMax = 20;  // held -> splice in a window; more: relay costs less

@@ -2,6 +2,7 @@
 #include "flow/worker.h"
 
 #include <fmt/format.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -197,11 +198,13 @@ void Worker::run() {
 
     running_.clear();
     running_.swap(run_queue_);
-    for (uint32_t slot : running_) {
-      Flow& f = shared_.flows[slot];
-      f.queued = false;
+    for (const Runnable& runnable : running_) {
+      Flow* f =
+          find(runnable.slot, runnable.generation);  // it may have ended, and its slot be another thread's
+      if (!f) continue;
+      f->queued = false;
       for (Direction d : {kUp, kDown})
-        if (f.record->phase == Phase::open && lane(f, d) == Lane::relay) pump(f, d);
+        if (f->record->phase == Phase::open && lane(*f, d) == Lane::relay) pump(*f, d);
     }
     evict_if_over_limit();
   }
@@ -320,7 +323,12 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     return begin_close(f, vanished ? CloseReason::upstream_timeout : CloseReason::upstream_reset);
   }
   if (!(events & (POLLRDHUP | POLLHUP))) return;
-  Direction d = static_cast<Direction>(side);
+  Direction d = static_cast<Direction>(side), other = static_cast<Direction>(side ^ 1);
+  // Closed on both ends without a FIN of ours: a RST whose error another system call has taken.
+  SocketAccount account;
+  if ((events & POLLHUP) && r.phase == Phase::open && lane(f, other) != Lane::shut &&
+      read_account(r.fd[side], side == kUpstream, &account) && account.state == TCP_CLOSE)
+    return begin_close(f, side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
   if (r.direction[d].fin_received) return;
   r.direction[d].fin_received = 1;
   if (r.phase == Phase::open) check_drain(f, d);
@@ -397,7 +405,7 @@ void Worker::disarm(Flow& f, Op op) {
 void Worker::enqueue(Flow& f) {
   if (f.queued) return;
   f.queued = true;
-  run_queue_.push_back(f.slot);
+  run_queue_.push_back({f.slot, f.record->generation});
 }
 
 void Worker::set_phase_deadline(Flow& f, uint64_t when_ns) {

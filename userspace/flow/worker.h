@@ -203,7 +203,10 @@ class Worker {
   std::string io_description_;
   io::Deadlines deadlines_;
   Pipes pipes_;
-  std::vector<uint32_t> run_queue_, running_;
+  struct Runnable {
+    uint32_t slot, generation;
+  };
+  std::vector<Runnable> run_queue_, running_;
   std::vector<std::function<void(Worker&)>> local_posts_;  // of this thread
   std::vector<uint8_t> peek_buffer_;
   std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
