@@ -74,6 +74,8 @@
 
 /* ---- directions: ARRAY, mmapable. One per direction. ---- */
 
+#define PENSTOCK_MARKS 8 /* a power of two */
+
 struct penstock_direction {
   /* Line 0. Written by the programs, under the source's socket lock (charged and trimmed: atomically, from
    * anywhere). Userspace clears it when the slot is taken for a new flow, before the sockets enter any map.
@@ -83,14 +85,14 @@ struct penstock_direction {
   __u64 active_ns;       /* CLOCK_MONOTONIC of the last verdict */
   __u32 base_seq;        /* the target's write_seq when nothing was waiting */
   __u32 base_taken;      /* the base_epoch it was taken for */
-  __u32 charged; /* estimate of the kernel memory that waits for the target; its sum is globals.held_bytes */
-  __u32 closed_epoch;   /* == epoch: this direction is out of `sources` */
-  __u32 over_epoch;     /* == epoch: over the threshold, to be closed at the next chance */
-  __u32 broken;         /* enum penstock_broken */
-  __u32 smalls;         /* segments under PENSTOCK_SMALL_BYTES since nothing waited */
-  __u32 small_truesize; /* the largest truesize among them */
-  __u32 ratio_x16;      /* 16 * truesize / length, the largest since nothing waited, of the others */
-  __u32 trimmed;        /* segments whose payload the trim filter cut off */
+  __u32 charged;         /* kernel memory that waits for the target; its sum is globals.held_bytes */
+  __u32 closed_epoch;    /* == epoch: this direction is out of `sources` */
+  __u32 over_epoch;      /* == epoch: over the threshold, to be closed at the next chance */
+  __u32 broken;          /* enum penstock_broken */
+  __u32 truesize;        /* memory of all segments redirected; only differences count */
+  __u32 marks;           /* how many marks were made since nothing waited */
+  __u32 trimmed;         /* segments whose payload the trim filter cut off */
+  __u32 reserved0;
   /* Line 1. Written by userspace. */
   __u64 flow_cookie;   /* key in `flows` */
   __u32 epoch;         /* counts up at every insertion into `sources`; never reset */
@@ -101,10 +103,13 @@ struct penstock_direction {
   __u32 thread;        /* whose ring buffer hears of it */
   __u32 opening;       /* not 0: about to be opened; opening_bytes counts what arrives meanwhile */
   __u32 opening_bytes; /* truesize; the trim filter adds, atomically */
-  __u32 reserved[6];
+  __u32 reserved1[6];
+  /* Line 2. Like line 0: which memory belongs to which bytes, a mark at every limit_bytes / 8 of memory. */
+  struct penstock_mark {
+    __u32 position; /* low bits of `redirected` behind a segment */
+    __u32 truesize; /* of everything up to there */
+  } mark[PENSTOCK_MARKS];
 };
-
-#define PENSTOCK_SMALL_BYTES 2048
 
 enum penstock_broken {
   PENSTOCK_BROKEN_NO = 0,
@@ -228,7 +233,7 @@ struct penstock_publish {
 #else
 #define PENSTOCK_STATIC_ASSERT(x) _Static_assert(x, #x)
 #endif
-PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_direction) == 128);
+PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_direction) == 192);
 PENSTOCK_STATIC_ASSERT(__builtin_offsetof(struct penstock_direction, flow_cookie) == 64);
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_globals) == 192);
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_event) == 16);

@@ -15,7 +15,6 @@ struct sk_buff_head {
 };
 struct sock {
   struct sk_buff_head sk_receive_queue;
-  void* sk_user_data; /* low three bits are flags: SK_USER_DATA_PTRMASK, include/net/sock.h */
 };
 struct inet_sock {
   struct sock sk;
@@ -27,9 +26,6 @@ struct tcp_sock {
   struct inet_connection_sock inet_conn;
   __u32 copied_seq;
   __u32 write_seq;
-};
-struct sk_psock { /* include/linux/skmsg.h */
-  struct sk_buff_head ingress_skb;
 };
 struct sk_buff {
   __u32 len, data_len, truesize, end;

@@ -14,7 +14,8 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define SMALL_FRAGMENT 4096 /* a nonlinear segment with fragments below this is made linear */
+#define SMALL_SEGMENT 2048  /* below this, nothing is worth making linear */
+#define SMALL_FRAGMENT 4096 /* a segment with fragments below this is made linear */
 #define ADJUST_MAX 4095     /* most bytes one bpf_skb_adjust_room() takes off */
 #define ADJUSTS_MAX 160     /* enough for a 640 KiB BIG TCP segment */
 #define TCP_FLAG_FIN 1
@@ -127,24 +128,26 @@ static __always_inline __u32 backlog(const struct penstock_direction* d, __u32 t
   return waiting > 0 ? waiting : 0;
 }
 
-static __always_inline __u32 queue_length(struct tcp_sock* target) {
-  void* data = target->inet_conn.icsk_inet.sk.sk_user_data;
-  struct sk_psock* psock = (struct sk_psock*)((unsigned long)data & ~7ul);
-  return psock ? BPF_CORE_READ(psock, ingress_skb.qlen) : 0;
+static __always_inline void make_mark(struct penstock_direction* d) {
+  struct penstock_mark* m = &d->mark[d->marks & (PENSTOCK_MARKS - 1)];
+  m->position = d->redirected;
+  m->truesize = d->truesize;
+  d->marks++;
 }
 
-/* The memory behind `waiting` bytes: payload times the worst ratio seen since the queue was last empty, and
- * the small segments, which cost far more than they carry, one by one. Never too low; up to twice too high
- * with mixed sizes. */
-static __always_inline __u32 estimate(const struct penstock_direction* d, __u32 waiting,
-                                      struct tcp_sock* target) {
+/* The memory of the segments behind the last `waiting` bytes: everything since the newest mark that is all
+ * written. Never too low, at most limit_bytes / 8 and a segment too high. Payload would not do: a segment of
+ * one byte costs hundreds, a page of a network card may carry a quarter of what it is charged for. */
+static __always_inline __u32 memory_behind(const struct penstock_direction* d, __u32 waiting) {
   if (!waiting) return 0;
-  __u64 bytes = (__u64)waiting * d->ratio_x16 >> 4;
-  if (d->smalls) {
-    __u32 n = d->smalls, queued = d->smalls > 16 ? queue_length(target) + 1 : n;
-    bytes += (__u64)(n < queued ? n : queued) * d->small_truesize;
+  __u32 written = (__u32)d->redirected - waiting, made = d->marks, oldest = 0;
+  for (__u32 i = 1; i <= PENSTOCK_MARKS; i++) {
+    if (i > made) break;
+    const struct penstock_mark* m = &d->mark[(made - i) & (PENSTOCK_MARKS - 1)];
+    oldest = d->truesize - m->truesize;
+    if ((__s32)(written - m->position) >= 0) return oldest;
   }
-  return bytes > 0x7fffffff ? 0x7fffffff : bytes;
+  return oldest + d->limit_bytes / PENSTOCK_MARKS;
 }
 
 /* Whoever stores a new charge also corrects the sum: the sum is exact at every moment. */
@@ -191,7 +194,7 @@ static __always_inline int cut_overlap(struct __sk_buff* skb, struct tcp_sock* s
 static __always_inline void pull_fragments(struct __sk_buff* skb, struct penstock_globals* g) {
   struct sk_buff* k = (struct sk_buff*)skb;
   __u32 nonlinear = BPF_CORE_READ(k, data_len);
-  if (nonlinear < 2 || skb->len < PENSTOCK_SMALL_BYTES) return;
+  if (nonlinear < 2 || skb->len < SMALL_SEGMENT) return;
   struct skb_shared_info* shared = (struct skb_shared_info*)(BPF_CORE_READ(k, head) + BPF_CORE_READ(k, end));
   __u32 fragments = BPF_CORE_READ(shared, nr_frags);
   if (!BPF_CORE_READ(shared, frag_list) && (fragments < 2 || nonlinear >= fragments * SMALL_FRAGMENT)) return;
@@ -232,7 +235,7 @@ int verdict(struct __sk_buff* skb) {
   length = skb->len;
 
   struct sk_buff* kernel_skb = (struct sk_buff*)skb;
-  __u32 truesize = BPF_CORE_READ(kernel_skb, truesize), held = 0;
+  __u32 truesize = BPF_CORE_READ(kernel_skb, truesize), waiting = 0;
   struct bpf_sock* target_sk = bpf_map_lookup_elem(&targets, &peer);
   if (!target_sk) return broken(d, index, PENSTOCK_BROKEN_TARGET_GONE);
   struct tcp_sock* target = bpf_skc_to_tcp_sock(target_sk);
@@ -243,26 +246,22 @@ int verdict(struct __sk_buff* skb) {
       d->base_redirected = d->redirected;
       d->base_taken = d->base_epoch;
     }
-    __u32 waiting = backlog(d, write_seq);
-    if (!waiting) {
-      d->smalls = 0;
-      d->small_truesize = 0;
-      d->ratio_x16 = 16;
-    }
-    if (length < PENSTOCK_SMALL_BYTES) {
-      d->smalls++;
-      if (truesize > d->small_truesize) d->small_truesize = truesize;
-    } else {
-      __u32 ratio = (__u64)truesize * 16 / length + 1;
-      if (ratio > d->ratio_x16) d->ratio_x16 = ratio;
-    }
-    held = estimate(d, waiting + length, target);
+    waiting = backlog(d, write_seq);
   }
   bpf_sk_release(target_sk);
 
   if (bpf_sk_redirect_map(skb, &targets, peer, 0) != SK_PASS)
     return broken(d, index, PENSTOCK_BROKEN_TARGET_GONE);
+  if (!waiting) {
+    d->marks = 0;
+    make_mark(d);
+  }
   d->redirected += length;
+  d->truesize += truesize;
+  __u32 held = memory_behind(d, waiting + length);
+  if (d->truesize - d->mark[(d->marks - 1) & (PENSTOCK_MARKS - 1)].truesize >=
+      d->limit_bytes / PENSTOCK_MARKS)
+    make_mark(d);
   d->active_ns = bpf_ktime_get_ns();
   charge(d, g, held);
   if (held > threshold(d, g)) d->over_epoch = d->epoch;
@@ -318,8 +317,7 @@ int socket_ops(struct bpf_sock_ops* ops) {
   if (!tcp) return 1;
 
   if (in->charged) {
-    __u32 held = estimate(in, backlog(in, tcp->write_seq), tcp);
-    charge(in, g, held);
+    charge(in, g, memory_behind(in, backlog(in, tcp->write_seq)));
   }
   if (closed(out)) return 1;
   /* args[0] is CURRENT_MSS only outside the verdict loop: ACKs the loop sends have 0 there. Otherwise an

@@ -254,8 +254,7 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uin
     penstock_direction& d = direction(i);
     discharge(d, globals());  // a program of the slot's last flow may have charged after leave()
     d.redirected = d.base_redirected = d.active_ns = 0;
-    d.base_seq = d.over_epoch = d.broken = d.smalls = d.small_truesize = d.trimmed = 0;
-    d.ratio_x16 = 16;
+    d.base_seq = d.over_epoch = d.broken = d.truesize = d.marks = d.trimmed = 0;
     d.flow_cookie = cookies[0];
     d.epoch++;
     d.closed_epoch = d.epoch;
