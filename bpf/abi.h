@@ -29,31 +29,33 @@
 /* ---- vocabulary: enumerator = counter = access-log word. Append only. ---- */
 
 /* Why a flow ended, and whose doing it was. */
-#define PENSTOCK_CLOSE_REASONS(X)                                                                        \
-  X(completed)              /* both sides said FIN and both got every byte */                            \
-  X(client_reset)           /* client: RST */                                                            \
-  X(upstream_reset)         /* upstream: RST */                                                          \
-  X(client_timeout)         /* client: gone without a word (keepalive, TCP_USER_TIMEOUT) */              \
-  X(upstream_timeout)       /* upstream: likewise */                                                     \
-  X(client_closed_early)    /* client: FIN before its hello was complete */                              \
-  X(client_hello_timeout)   /* client: hello not complete within timeouts.client_hello */                \
-  X(client_hello_malformed) /* client: TLS that cannot be read */                                        \
-  X(route_rejected)         /* operator: a route with action = "reject" */                               \
-  X(resolve_failed)         /* upstream: its name has no address */                                      \
-  X(connect_refused)        /* upstream: RST to our SYN */                                               \
-  X(connect_unreachable)    /* upstream: no route, or ICMP says so */                                    \
-  X(connect_timeout)        /* upstream: silent for timeouts.connect */                                  \
-  X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                  \
-  X(idle_timeout)           /* both: no byte for timeouts.idle */                                        \
-  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */          \
-  X(max_flows)              /* operator: bpf.max_flows reached */                                        \
-  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket */           \
-  X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */            \
-  X(killed)                 /* operator: ended by command */                                             \
-  X(shutdown)               /* operator: still open when the grace was over */                           \
-  X(account_mismatch)       /* us or the kernel: the byte accounts did not add up; reset, never a FIN */ \
-  X(splice_broken)          /* the kernel: the verdict could not redirect */                             \
-  X(internal_error)         /* us: a system call failed that should not; logged */
+#define PENSTOCK_CLOSE_REASONS(X)                                                                           \
+  X(completed)              /* both sides said FIN and both got every byte */                               \
+  X(client_reset)           /* client: RST */                                                               \
+  X(upstream_reset)         /* upstream: RST */                                                             \
+  X(client_timeout)         /* client: gone without a word (keepalive, TCP_USER_TIMEOUT) */                 \
+  X(upstream_timeout)       /* upstream: likewise */                                                        \
+  X(client_closed_early)    /* client: FIN before its hello was complete */                                 \
+  X(client_hello_timeout)   /* client: hello not complete within timeouts.client_hello */                   \
+  X(client_hello_malformed) /* client: TLS that cannot be read */                                           \
+  X(route_rejected)         /* operator: a route with action = "reject" */                                  \
+  X(resolve_failed)         /* upstream: its name has no address */                                         \
+  X(connect_refused)        /* upstream: RST to our SYN */                                                  \
+  X(connect_unreachable)    /* upstream: no route, or ICMP says so */                                       \
+  X(connect_timeout)        /* upstream: silent for timeouts.connect */                                     \
+  X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                     \
+  X(idle_timeout)           /* both: no byte for timeouts.idle */                                           \
+  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */             \
+  X(max_flows)              /* operator: bpf.max_flows reached */                                           \
+  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket */              \
+  X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */               \
+  X(killed)                 /* operator: ended by command */                                                \
+  X(shutdown)               /* operator: still open when the grace was over */                              \
+  X(account_mismatch)       /* us or the kernel: the byte accounts did not add up; reset, never a FIN */    \
+  X(splice_broken)          /* the kernel: the verdict could not redirect */                                \
+  X(urgent_data) /* either side: TCP urgent data in a direction that must be relayed: splice(2) cannot pass \
+                    it */                                                                                   \
+  X(internal_error) /* us: a system call failed that should not; logged */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \
@@ -63,6 +65,7 @@
   X(saturated)           /* held -> relay: it would only be held again */                 \
   X(cannot_reopen)       /* held -> relay: a FIN has passed, the sockmap refuses it */    \
   X(quiet)               /* relay -> splice */                                            \
+  X(urgent)              /* relay -> splice: TCP urgent data */                           \
   X(refused_half_closed) /* open -> relay: closed on one side before the hand-off */      \
   X(refused_sockmap)     /* open -> relay: the sockmap said no; logged */                 \
   X(engine)              /* open -> relay: the engine is io_uring */

@@ -106,8 +106,10 @@ static __always_inline int closed(const struct penstock_direction* d) {
   return d->closed_epoch == d->epoch;
 }
 
-/* Tells the worker that owns the direction. 0 when it could not: the ring is full. */
-static __always_inline int tell(const struct penstock_direction* d, __u32 index, __u32 kind) {
+/* An event for the worker that owns the direction, or null: the ring is full. Submitted when what it tells is
+ * done, and always with a wake-up: the reader waits for an edge. */
+static __always_inline struct penstock_event* begin_event(const struct penstock_direction* d, __u32 index,
+                                                          __u32 kind) {
   __u32 thread = d->thread;
   void* ring = bpf_map_lookup_elem(&events, &thread);
   if (!ring) return 0;
@@ -117,8 +119,7 @@ static __always_inline int tell(const struct penstock_direction* d, __u32 index,
   e->epoch = d->epoch;
   e->kind = kind;
   e->reserved = 0;
-  bpf_ringbuf_submit(e, 0);
-  return 1;
+  return e;
 }
 
 /* Bytes redirected and not yet taken by the target's tcp_sendmsg(). Only differences of 32-bit sequence
@@ -176,7 +177,7 @@ static __always_inline int cut_overlap(struct __sk_buff* skb, struct tcp_sock* s
   __u32 seq = BPF_CORE_READ(cb, seq);
   __s32 stale = (__s32)(source->copied_seq - seq);
   if (stale <= 0) return 0;
-  if ((__u32)stale >= skb->len) return -1;
+  if ((__u32)stale > skb->len) return -1;
   __u32 whole = (__u32)stale / ADJUST_MAX, rest = (__u32)stale % ADJUST_MAX;
   if (whole > ADJUSTS_MAX) return -1;
   for (__u32 n = 0; n < ADJUSTS_MAX; n++) {
@@ -206,8 +207,11 @@ static __always_inline void pull_fragments(struct __sk_buff* skb, struct penstoc
 
 static __always_inline int broken(struct penstock_direction* d, __u32 index, __u32 why) {
   if (!d->broken) {
-    d->broken = why;
-    tell(d, index, PENSTOCK_EVENT_BROKEN);
+    struct penstock_event* e = begin_event(d, index, PENSTOCK_EVENT_BROKEN);
+    if (e) {
+      d->broken = why;
+      bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+    }
   }
   return SK_DROP;
 }
@@ -233,6 +237,7 @@ int verdict(struct __sk_buff* skb) {
   if (cut_enabled && cut_overlap(skb, source, g)) return broken(d, index, PENSTOCK_BROKEN_OVERLAP);
   if (pull_enabled) pull_fragments(skb, g);
   length = skb->len;
+  if (length == 0) return SK_DROP; /* old data sent again with a new FIN */
 
   struct sk_buff* kernel_skb = (struct sk_buff*)skb;
   __u32 truesize = BPF_CORE_READ(kernel_skb, truesize), waiting = 0;
@@ -278,18 +283,29 @@ int verdict(struct __sk_buff* skb) {
 
 /* Takes direction `index` out of `sources`. Safe only with the source's socket lock held and no verdict loop
  * to come: the kernel drops what a loop finds after the program is gone. */
-static __always_inline void close_valve(struct penstock_direction* d, __u32 index, struct penstock_globals* g,
-                                        int by_kernel) {
-  if (by_kernel && !tell(d, index, PENSTOCK_EVENT_CLOSED)) {
+static __always_inline void close_valve(struct penstock_direction* d, __u32 index,
+                                        struct penstock_globals* g) {
+  if (bpf_map_delete_elem(&sources, &index))
     __sync_fetch_and_add(&g->closes_refused, 1);
+  else
+    d->closed_epoch = d->epoch;
+}
+
+/* The same by the kernel's own decision: the worker must hear of it, or nobody would open the valve again. */
+static __always_inline void close_valve_and_tell(struct penstock_direction* d, __u32 index,
+                                                 struct penstock_globals* g) {
+  struct penstock_event* e = begin_event(d, index, PENSTOCK_EVENT_CLOSED);
+  if (!e) {
+    __sync_fetch_and_add(&g->closes_refused, 1); /* tried again at the next segment */
     return;
   }
-  if (bpf_map_delete_elem(&sources, &index)) {
-    __sync_fetch_and_add(&g->closes_refused, 1);
+  close_valve(d, index, g);
+  if (!closed(d)) {
+    bpf_ringbuf_discard(e, 0);
     return;
   }
-  if (by_kernel) __sync_fetch_and_add(&g->closes, 1);
-  d->closed_epoch = d->epoch;
+  __sync_fetch_and_add(&g->closes, 1);
+  bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
 }
 
 /* Called under the socket lock whenever TCP computes the options of a segment it is about to send on one of
@@ -323,9 +339,9 @@ int socket_ops(struct bpf_sock_ops* ops) {
   /* args[0] is CURRENT_MSS only outside the verdict loop: ACKs the loop sends have 0 there. Otherwise an
    * empty receive queue says that nothing is left for the loop to find. */
   if (ops->args[0] == BPF_WRITE_HDR_TCP_CURRENT_MSS && out->want_close == out->epoch)
-    close_valve(out, index, g, 0);
+    close_valve(out, index, g);
   else if (out->over_epoch == out->epoch && tcp->inet_conn.icsk_inet.sk.sk_receive_queue.qlen == 0)
-    close_valve(out, index, g, 1);
+    close_valve_and_tell(out, index, g);
   return 1;
 }
 

@@ -59,6 +59,8 @@ struct Parts {
   size_t flows_bytes = 0;
   flow::Shared shared;
   ~Parts() {
+    for (auto& w : shared.workers) w->join();  // stopped before, or never started
+    resolver.reset();                          // its last answers go to the workers
     shared.workers.clear();
     if (flows) munmap(flows, flows_bytes);
   }

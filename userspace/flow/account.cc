@@ -30,6 +30,7 @@ bool read_account(int fd, bool opened_by_us, SocketAccount* out) {
   }
   out->state = after.tcpi_state;
   out->received_bytes = after.tcpi_bytes_received;
+  out->acked_bytes = after.tcpi_bytes_acked;
   // Our SYN was acked like a byte.
   out->written_bytes = after.tcpi_bytes_acked + static_cast<uint64_t>(queued) - (opened_by_us ? 1 : 0);
   return true;

@@ -10,6 +10,7 @@ namespace penstock::flow {
 struct SocketAccount {
   uint8_t state = 0;            // TCP_ESTABLISHED.. (net/tcp_states.h)
   uint64_t received_bytes = 0;  // in order, whether read or not; a FIN counts one
+  uint64_t acked_bytes = 0;     // by the peer
   uint64_t written_bytes = 0;   // taken from us by the socket, whether sent or not
 };
 

@@ -52,6 +52,7 @@ void Worker::release(Flow& f) {
     int fd = std::exchange(r.fd[s], -1);
     close(fd);
   }
+  if (r.known) shared_.sockmap->settle(f.slot);
   for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
   delete std::exchange(f.addresses, nullptr);
 
@@ -109,8 +110,9 @@ void Worker::evict_if_over_limit() {
     victim = &r;
     victim_slot = slot;
   }
-  if (victim)
-    shared_.workers[victim->thread]->kill(victim_slot, victim->generation, CloseReason::memory_limit);
+  uint32_t thread = victim ? victim->thread.load() : UINT32_MAX;
+  if (thread < shared_.workers.size())
+    shared_.workers[thread]->kill(victim_slot, victim->generation, CloseReason::memory_limit);
 }
 
 }  // namespace penstock::flow

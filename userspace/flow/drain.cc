@@ -18,7 +18,7 @@
 namespace penstock::flow {
 namespace {
 
-constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 20'000'000;
+constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 200'000'000;
 constexpr uint64_t kMismatchNs = 500'000'000;  // the accounts may differ this long while nothing moves
 
 }  // namespace
@@ -104,6 +104,14 @@ void Worker::check_idle(Flow& f) {
       last_ns = std::max<uint64_t>(last_ns, shared_.sockmap->direction(socket_index(f, d)).active_ns);
     if (lane(f, d) == Lane::shut) last_ns = std::max(last_ns, f.direction[d].lane_since_ns);
   }
+  // A slow reader may live on what its socket still has to give.
+  uint64_t acked = 0;
+  for (Side side : {kClient, kUpstream}) {
+    SocketAccount account;
+    if (read_account(r.fd[side], side == kUpstream, &account)) acked += account.acked_bytes;
+  }
+  if (acked != f.acked_bytes && f.acked_bytes) last_ns = now_ns_;
+  f.acked_bytes = acked;
   if (now_ns_ >= last_ns + limit_ns)
     return begin_close(f, half_closed ? CloseReason::half_closed_timeout : CloseReason::idle_timeout);
   set_phase_deadline(f, last_ns + limit_ns);

@@ -95,6 +95,8 @@ void Worker::check_held(Flow& f, Direction d) {
     return begin_close(f, CloseReason::account_mismatch);
   }
   uint64_t waiting = handed - target.written_bytes;
+  if (target.written_bytes != s.written_bytes) s.moved_ns = now_ns_;
+  s.written_bytes = target.written_bytes;
 
   bool may_open = may_open_valve(f, d);
   bool saturated = s.cycles > kCyclesMax;
@@ -108,9 +110,10 @@ void Worker::check_held(Flow& f, Direction d) {
       return enter_relay(f, d, why);
     }
   } else if (waiting <= k.high_bytes / 2) {
+    shared_.sockmap->prepare_valve(index, k.charged);
     uint32_t queued = receive_queue_memory(r.fd[d]);
     if (k.charged + queued <= k.limit_bytes / 2) {
-      shared_.sockmap->prepare_valve(index, k.charged + queued);
+      shared_.sockmap->count_queued(index, queued);
       s.order = Lane::none;
       enter_lane(f, d, Lane::splice, LaneChange::backlog_low);
       if (int error = shared_.sockmap->open_valve(index, r.fd[d], false)) {
@@ -118,12 +121,14 @@ void Worker::check_held(Flow& f, Direction d) {
           log::warn("flow cookie={}: the sockmap refused: {}", r.cookie[kClient], strerror(error));
         shared_.sockmap->abandon_valve(index);
         dr.lane = Lane::held;  // a FIN is on its way: it will go to relay
-        set_lane_deadline(f, d, now_ns_ + kPollFromNs);
+        publish(f);
+        set_lane_deadline(f, d, now_ns_ + (error == EOPNOTSUPP ? kPollFromNs : kRefusedAgainNs));
         return;
       }
       shared_.sockmap->kick(index, r.fd[d]);
       return;
     }
+    shared_.sockmap->abandon_valve(index);
     if (waiting == 0) {
       s.cycles = 0;
       return enter_relay(f, d, LaneChange::saturated);
@@ -177,7 +182,10 @@ bool Worker::follow_order(Flow& f, Direction d, Lane to) {
       if (to == Lane::splice) return true;
       if (to != Lane::held && to != Lane::relay) return false;
       s.order = to == Lane::relay ? Lane::relay : Lane::none;
-      if (!shared_.sockmap->close_valve(socket_index(f, d), f.record->fd[d])) return false;
+      if (!shared_.sockmap->close_valve(socket_index(f, d), f.record->fd[d])) {
+        s.order = Lane::none;
+        return false;
+      }
       leave_splice(f, d, LaneChange::ordered);
       return true;
     case Lane::held:

@@ -39,7 +39,8 @@ struct FlowRecord {
   std::atomic<uint32_t> generation{0};  // counts up each time the slot is taken
   int32_t fd[2] = {-1, -1};             // by Side
   uint64_t cookie[2] = {0, 0};
-  uint32_t thread = 0;
+  std::atomic<uint32_t> thread{
+      UINT32_MAX};  // nobody's until it is set: others look at it while the slot changes hands
   uint32_t listener = 0, upstream = 0;  // indices in the configuration
   int32_t route = -1;
   uint32_t server = 0;           // index within the upstream

@@ -3,10 +3,13 @@
 // target stops the pipe, a full pipe stops the reading, an unread socket stops its sender: TCP's own
 // backpressure. A direction has a pipe only while something is in it.
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "flow/worker.h"
 
@@ -16,8 +19,15 @@ namespace {
 constexpr uint64_t kTurnBytes = 2 << 20;    // most that one direction moves before others get their turn
 constexpr uint64_t kBulkBytes = 256 << 10;  // moved in one stay: worth a larger pipe
 constexpr uint64_t kPublishNs = 100'000'000;
-constexpr uint64_t kPipeAgainNs = 10'000'000;
+constexpr uint64_t kPipeAgainNs = 50'000'000;
+constexpr uint64_t kMemoryAgainNs = 5'000'000;
 constexpr uint64_t kQuietDefaultNs = 20'000'000;
+
+// splice(2) stops in front of an urgent byte for ever, while poll(2) says there is something to read.
+bool at_urgent_mark(int fd) {
+  int at = 0;
+  return ioctl(fd, SIOCATMARK, &at) == 0 && at;
+}
 
 }  // namespace
 
@@ -65,7 +75,7 @@ void Worker::pump(Flow& f, Direction d) {
     return side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset;
   };
   uint64_t moved = 0;
-  bool blocked = false;
+  bool blocked = false, has_room = std::exchange(s.has_room, false);
   for (bool progress = true; progress && moved < kTurnBytes;) {
     progress = false;
     uint64_t in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
@@ -80,6 +90,7 @@ void Worker::pump(Flow& f, Direction d) {
         s.ended = true;
       } else if (errno == EAGAIN) {
         if (in_pipe == 0) s.readable = false;  // with bytes in the pipe it may be the pipe that is full
+        if (in_pipe == 0 && moved == 0 && at_urgent_mark(r.fd[from])) return pass_urgent(f, d);
       } else if (errno != EINTR) {
         return begin_close(f, errno == ETIMEDOUT ? (from == kClient ? CloseReason::client_timeout
                                                                     : CloseReason::upstream_timeout)
@@ -119,8 +130,13 @@ void Worker::pump(Flow& f, Direction d) {
       shared_.held_bytes() < shared_.memory_limit_bytes / 2) {
     Pipe p{dr.pipe_in, dr.pipe_out, dr.pipe_capacity_bytes};
     dr.pipe_capacity_bytes = pipes_.grow(&p, static_cast<uint32_t>(shared_.config->flow.pipe_bytes));
+    s.moved_bytes = 0;  // where it may not grow, it is not tried at every turn
   }
-  if (blocked) arm_poll(f, to == kClient ? Op::write_client : Op::write_upstream, r.fd[to], POLLOUT);
+  // Room by poll(2) and none by sendmsg(): TCP as a whole is out of memory.
+  if (blocked && has_room && !moved)
+    set_lane_deadline(f, d, now_ns_ + kMemoryAgainNs);
+  else if (blocked)
+    arm_poll(f, to == kClient ? Op::write_client : Op::write_upstream, r.fd[to], POLLOUT);
   if (!s.readable && !s.ended)
     arm_poll(f, from == kClient ? Op::read_client : Op::read_upstream, r.fd[from], POLLIN | POLLRDHUP);
   if (!blocked && (s.readable || in_pipe > 0)) return enqueue(f);
@@ -131,13 +147,19 @@ void Worker::pump(Flow& f, Direction d) {
   }
 }
 
+// The verdict takes urgent bytes in line, like a receiver with SO_OOBINLINE.
+void Worker::pass_urgent(Flow& f, Direction d) {
+  if (!try_promote(f, d, LaneChange::urgent) && f.record->phase == Phase::open && !f.direction[d].readable)
+    begin_close(f, CloseReason::urgent_data);
+}
+
 // The direction's deadline: it has been quiet, or waits for a pipe.
 void Worker::on_quiet(Flow& f, Direction d) {
   DirectionRecord& dr = f.record->direction[d];
   DirectionState& s = f.direction[d];
   if (f.dirty) publish(f);
-  if (s.readable) return pump(f, d);
-  if (dr.relayed_in_bytes != dr.relayed_out_bytes || !may_open_valve(f, d)) return;
+  if (s.readable || dr.relayed_in_bytes != dr.relayed_out_bytes) return pump(f, d);
+  if (!may_open_valve(f, d)) return;
   if (unhindered(f, d)) try_promote(f, d, LaneChange::quiet);
 }
 

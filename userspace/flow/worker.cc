@@ -249,8 +249,8 @@ void Worker::dispatch(const io::Completion& c) {
     case Op::watch_client:
     case Op::watch_upstream: {
       Side side = op == Op::watch_client ? kClient : kUpstream;
-      bool gone = c.result > 0 && (c.result & (POLLERR | POLLHUP));
-      if (!c.more && c.result != -ECANCELED && !gone) {
+      bool failed = c.result > 0 && (c.result & POLLERR);  // then the flow ends
+      if (!c.more && c.result != -ECANCELED && !failed) {
         f.armed |= 1u << static_cast<uint32_t>(op);
         io_->poll_each(r.fd[side], kWatched, c.token);
       }
@@ -279,8 +279,10 @@ void Worker::dispatch(const io::Completion& c) {
     case Op::write_upstream: {
       Direction d = op == Op::write_client ? kDown : kUp;
       if (c.result <= 0) break;
-      if (lane(f, d) == Lane::relay) pump(f, d);
-      if (r.phase == Phase::open && lane(f, d) == Lane::held) {
+      if (lane(f, d) == Lane::relay) {
+        f.direction[d].has_room = true;
+        pump(f, d);
+      } else if (r.phase == Phase::open && lane(f, d) == Lane::held) {
         f.direction[d].patience_ns = 0;
         check_held(f, d);
       }
@@ -301,12 +303,7 @@ void Worker::on_kernel_event(const penstock_event& e) {
   if (shared_.sockmap->direction(e.direction).epoch != e.epoch)
     return;  // of a valve opened since, or the slot's last flow
   if (e.kind == PENSTOCK_EVENT_BROKEN) return begin_close(f, CloseReason::splice_broken);
-  // The event is written before the map entry goes: only closed_epoch says that it has gone.
-  if (lane(f, d) != Lane::splice) return;
-  if (shared_.sockmap->closed(e.direction))
-    leave_splice(f, d, LaneChange::backlog_high);
-  else
-    set_lane_deadline(f, d, now_ns_ + 50'000);
+  if (lane(f, d) == Lane::splice) leave_splice(f, d, LaneChange::backlog_high);
 }
 
 // FIN, RST and errors of either socket, in whatever phase.

@@ -52,6 +52,7 @@ enum class Op : uint32_t {
 // start.
 struct DirectionState {
   bool readable;  // relay: no EAGAIN from the source since it last became readable
+  bool has_room;  // relay: the target has just said so
   bool ended;     // relay: splice() said end of stream
   Lane order;     // by command; none: nothing was ordered
   uint64_t lane_since_ns;
@@ -59,6 +60,7 @@ struct DirectionState {
   uint64_t blocked_ns;       // relay: the target last refused bytes, or the direction came here
   uint64_t moved_bytes;      // relay: in this stay
   uint64_t patience_ns;      // held, draining: the next look
+  uint64_t written_bytes;    // held: what the target had taken at the last look
   uint64_t stuck_since_ns;   // draining: everything is written but the accounts differ
   uint64_t cycles_since_ns;  // held -> splice: the window `cycles` counts in
   uint32_t cycles;
@@ -74,6 +76,7 @@ struct Flow {
   uint64_t published_ns;
   uint64_t dial_until_ns;  // the end of timeouts.connect, over all addresses
   size_t peeked_bytes;
+  uint64_t acked_bytes;  // by both peers, when idleness was last judged
   DirectionState direction[2];
   std::vector<IpAddress>* addresses;  // of the server being dialled; owned, freed in release()
 };
@@ -179,6 +182,7 @@ class Worker {
   bool take_pipe(Flow& f, Direction d);
   void give_back_pipe(Flow& f, Direction d);
   void pump(Flow& f, Direction d);
+  void pass_urgent(Flow& f, Direction d);
   void on_quiet(Flow& f, Direction d);
   bool unhindered(const Flow& f, Direction d) const;
   // drain.cc

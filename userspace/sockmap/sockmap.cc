@@ -265,8 +265,9 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uin
     d.limit_bytes = limit_bytes;
     d.thread = thread;
     d.opening = 0;
-    if (bpf_map_update_elem(impl_->direction_of, &cookies[i & 1], &i, BPF_ANY)) return errno;
   }
+  for (uint32_t i : {2 * slot, 2 * slot + 1})
+    if (bpf_map_update_elem(impl_->direction_of, &cookies[i & 1], &i, BPF_ANY)) return errno;
   return 0;
 }
 
@@ -292,6 +293,10 @@ void Sockmap::prepare_valve(uint32_t index, uint32_t queued_bytes) {
   penstock_direction& d = direction(index);
   std::atomic_ref(d.opening_bytes).store(queued_bytes, std::memory_order_seq_cst);
   std::atomic_ref(d.opening).store(1, std::memory_order_seq_cst);
+}
+
+void Sockmap::count_queued(uint32_t index, uint32_t bytes) {
+  std::atomic_ref(direction(index).opening_bytes).fetch_add(bytes, std::memory_order_seq_cst);
 }
 
 void Sockmap::abandon_valve(uint32_t index) {
@@ -328,6 +333,10 @@ int Sockmap::attach_trim(int fd) {
 
 void Sockmap::leave(uint32_t slot, const uint64_t cookies[2]) {
   for (int side = 0; side < 2; side++) bpf_map_delete_elem(impl_->direction_of, &cookies[side]);
+  settle(slot);
+}
+
+void Sockmap::settle(uint32_t slot) {
   discharge(direction(2 * slot), globals());
   discharge(direction(2 * slot + 1), globals());
 }

@@ -48,7 +48,8 @@ class Sockmap {
   // there now (truesize; what waits for the target included): opening hands it all over at once. Before the
   // last look at the queue.
   void prepare_valve(uint32_t index, uint32_t queued_bytes);
-  void abandon_valve(uint32_t index);  // not opened after all
+  void count_queued(uint32_t index, uint32_t bytes);  // found there after prepare_valve()
+  void abandon_valve(uint32_t index);                 // not opened after all
   // Puts a source into the splice. `fresh`: nothing waits for the target (its write_seq is the new base).
   // EOPNOTSUPP: a FIN has passed. After it, kick().
   int open_valve(uint32_t index, int fd, bool fresh);
@@ -60,6 +61,8 @@ class Sockmap {
   int attach_trim(int fd);  // also for what a listener accepts
   // Forgets the cookies and the charges of `slot`. Before the descriptors are closed.
   void leave(uint32_t slot, const uint64_t cookies[2]);
+  // After the descriptors are closed: what a program that was already running has charged meanwhile.
+  void settle(uint32_t slot);
 
   // ---- what operators see in `flows` ----
   int show(uint64_t cookie, const penstock_flow& flow);
