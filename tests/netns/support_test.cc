@@ -61,5 +61,21 @@ TEST_F(Plain, SegmentFromAheadWaitsForTheGap) {
   EXPECT_EQ(server.recv_exactly(8), "01234567");
 }
 
+TEST_F(Plain, ChunkSentAsOverlappingAndReorderedSegments) {
+  const RawSegments raw;
+  client.send_all("0123456789");
+  EXPECT_EQ(server.recv_exactly(10), "0123456789");
+  raw.send_as(client, "0123456789", "ABCDEFGH", {{-4, 3}});
+  EXPECT_EQ(server.recv_exactly(3), "ABC");
+  EXPECT_EQ(server.recv_exactly(5), "DEFGH");  // left out: retransmitted
+  raw.send_as(client, "EFGH", "IJKLMNOP", {{4, 8}, {-4, 6}});
+  EXPECT_EQ(server.recv_exactly(8), "IJKLMNOP");
+  server.send_all("the other way");
+  EXPECT_EQ(client.recv_exactly(13), "the other way");
+  client.send_all_with_fin("Q");
+  EXPECT_EQ(server.recv_exactly(1), "Q");
+  EXPECT_EQ(server.recv_to_end(), End::fin);
+}
+
 }  // namespace
 }  // namespace penstock::test

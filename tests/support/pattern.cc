@@ -78,8 +78,10 @@ void PatternSender::run(const TcpStream& stream, uint64_t seed) {
     const uint64_t wish = 1 + word(seed ^ 0x5eed, round) % options_.chunk_bytes_max;
     const size_t n = static_cast<size_t>(std::min(wish, options_.bytes_max - offset));
     fill_pattern(seed, offset, chunk.data(), n);
-    if (options_.before_send) options_.before_send(offset);
-    stream.send_all({chunk.data(), n});
+    if (options_.send)
+      options_.send(offset, {chunk.data(), n});
+    else
+      stream.send_all({chunk.data(), n});
     sent_ = offset + n;
   }
   if (options_.fin) stream.half_close();
@@ -91,6 +93,15 @@ uint64_t PatternSender::finish() {
   return sent_;
 }
 
+int PatternSender::finish_errno() {
+  try {
+    finish();
+  } catch (const std::system_error& ended) {
+    return ended.code().value();
+  }
+  return 0;
+}
+
 PatternReader::PatternReader(const TcpStream& stream, uint64_t seed)
     : thread_([this, &stream, seed] {
         try {
@@ -98,6 +109,9 @@ PatternReader::PatternReader(const TcpStream& stream, uint64_t seed)
         } catch (...) {
           failure_ = std::current_exception();
         }
+        const std::lock_guard lock(mutex_);
+        ended_ = true;
+        changed_.notify_all();
       }) {}
 
 PatternReader::~PatternReader() {
@@ -111,6 +125,7 @@ void PatternReader::run(const TcpStream& stream, uint64_t seed) {
     paused_.wait(true);
     const ssize_t n = stream.recv_some(bytes.data(), bytes.size());
     if (n == -EINTR) continue;
+    if (n == -EPERM) continue;  // for the moment in which RawSegments has TCP_REPAIR on
     if (n == 0 || n == -ECONNRESET) {
       result_.end = n == 0 ? End::fin : End::reset;
       return;
@@ -118,8 +133,15 @@ void PatternReader::run(const TcpStream& stream, uint64_t seed) {
     if (n < 0) throw std::system_error(static_cast<int>(-n), std::generic_category(), "recv of the pattern");
     if (!result_.wrong_at)
       result_.wrong_at = first_wrong(seed, received_, bytes.data(), static_cast<size_t>(n));
+    const std::lock_guard lock(mutex_);
     received_ += static_cast<uint64_t>(n);
+    changed_.notify_all();
   }
+}
+
+void PatternReader::wait_received(uint64_t bytes) const {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return received_ >= bytes || ended_; });
 }
 
 PatternReader::Result PatternReader::finish() {

@@ -3,8 +3,10 @@
 // send and check them. A lost, doubled or swapped byte is reported with its offset.
 #pragma once
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -25,9 +27,9 @@ class PatternSender {
     uint64_t bytes_max = UINT64_MAX;
     size_t chunk_bytes_max = 64 << 10;  // sizes vary up to it
     bool fin = true;
-    // Called before each send with the stream's offset; a place to disturb the connection from the sender's
-    // thread.
-    std::function<void(uint64_t offset)> before_send;
+    // Instead of stream.send_all(bytes), on the sender's thread: another way to send these bytes, the
+    // stream's next.
+    std::function<void(uint64_t offset, std::string_view bytes)> send;
   };
   PatternSender(const TcpStream& stream, uint64_t seed, Options options);
   PatternSender(const TcpStream& stream, uint64_t seed) : PatternSender(stream, seed, Options{}) {}
@@ -35,6 +37,10 @@ class PatternSender {
   void stop() { stop_ = true; }
   // Waits for the thread. Returns how many bytes were sent. Throws what ended the thread early.
   uint64_t finish();
+  // Waits for the thread. The errno that ended it, 0 when it sent everything. A RST is told once per socket,
+  // to whoever asks first: a thread that sends may hear of it (ECONNRESET) and the one that reads then sees a
+  // plain end.
+  int finish_errno();
   uint64_t sent() const { return sent_; }
 
  private:
@@ -62,6 +68,8 @@ class PatternReader {
     paused_.notify_all();
   }
   uint64_t received() const { return received_; }
+  // Returns once so many bytes have come, or the stream has ended.
+  void wait_received(uint64_t bytes) const;
   // Waits for the end of the stream. Throws when the read timed out.
   Result finish();
 
@@ -69,6 +77,9 @@ class PatternReader {
   void run(const TcpStream& stream, uint64_t seed);
   std::atomic<bool> paused_ = false;
   std::atomic<uint64_t> received_ = 0;
+  bool ended_ = false;  // guarded by mutex_
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
   Result result_;
   std::exception_ptr failure_;
   std::thread thread_;

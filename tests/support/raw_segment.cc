@@ -2,10 +2,13 @@
 #include "support/raw_segment.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <netinet/ip.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -62,19 +65,51 @@ RawSegments::RawSegments() : raw_(::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPP
   if (!raw_.valid()) fail("raw socket");
 }
 
-void RawSegments::inject(const TcpStream& stream, int32_t shift, std::string_view payload) const {
-  const int fd = stream.fd();
-  set(fd, TCP_REPAIR, 1);
-  const uint32_t next_sent = queue_sequence(fd, kSendQueue);
-  const uint32_t next_received = queue_sequence(fd, kReceiveQueue);
-  set(fd, TCP_REPAIR, kRepairOffWithoutProbe);
+// REQUIRES: TCP_REPAIR is on.
+RawSegments::Sequence RawSegments::sequence(const TcpStream& stream) {
+  return {queue_sequence(stream.fd(), kSendQueue), queue_sequence(stream.fd(), kReceiveQueue)};
+}
 
+void RawSegments::inject(const TcpStream& stream, int32_t shift, std::string_view payload) const {
+  set(stream.fd(), TCP_REPAIR, 1);
+  Sequence where = sequence(stream);
+  set(stream.fd(), TCP_REPAIR, kRepairOffWithoutProbe);
+  where.next_sent += static_cast<uint32_t>(shift);
+  send_raw(stream, where, payload);
+}
+
+void RawSegments::send_as(const TcpStream& stream, std::string_view before, std::string_view chunk,
+                          std::initializer_list<Segment> segments) const {
+  const int fd = stream.fd();
+  int unsent = 0;
+  if (::ioctl(fd, SIOCOUTQNSD, &unsent) != 0) fail("SIOCOUTQNSD");
+  if (unsent != 0) return stream.send_all(chunk);  // repair would take those for sent, too
+  set(fd, TCP_REPAIR, 1);
+  const Sequence where = sequence(stream);
+  set(fd, TCP_REPAIR_QUEUE, kSendQueue);
+  const ssize_t queued =
+      ::send(fd, chunk.data(), chunk.size(), MSG_DONTWAIT);  // counts as sent, nothing leaves
+  set(fd, TCP_REPAIR, kRepairOffWithoutProbe);
+  const size_t n = queued > 0 ? static_cast<size_t>(queued) : 0;  // the send buffer may be full
+  for (const Segment& s : segments) {
+    std::string payload;
+    if (s.from < 0) payload = before.substr(before.size() - static_cast<size_t>(-s.from));
+    const size_t begin = static_cast<size_t>(std::max(s.from, 0)),
+                 end = std::min(static_cast<size_t>(s.to), n);
+    if (begin >= end) continue;
+    payload += chunk.substr(begin, end - begin);
+    send_raw(stream, {where.next_sent + static_cast<uint32_t>(s.from), where.next_received}, payload);
+  }
+  stream.send_all(chunk.substr(n));
+}
+
+void RawSegments::send_raw(const TcpStream& stream, Sequence where, std::string_view payload) const {
   const Endpoint from = stream.local(), to = stream.peer();
   tcphdr tcp{};
   tcp.source = htons(from.port);
   tcp.dest = htons(to.port);
-  tcp.seq = htonl(next_sent + static_cast<uint32_t>(shift));
-  tcp.ack_seq = htonl(next_received);
+  tcp.seq = htonl(where.next_sent);
+  tcp.ack_seq = htonl(where.next_received);
   tcp.doff = sizeof tcp / 4;
   tcp.psh = tcp.ack = 1;
   tcp.window = htons(512);
