@@ -104,7 +104,7 @@ struct penstock_direction {
   __u32 high_bytes;    /* leave the splice when `charged` passes it */
   __u32 limit_bytes;   /* trim when `charged` passes it */
   __u32 thread;        /* whose ring buffer hears of it */
-  __u32 opening;       /* not 0: about to be opened; opening_bytes counts what arrives meanwhile */
+  __u32 opening;       /* == epoch: about to be opened; opening_bytes counts what arrives until it is */
   __u32 opening_bytes; /* truesize; the trim filter adds, atomically */
   __u32 reserved1[6];
   /* Line 2. Like line 0: which memory belongs to which bytes, a mark at every limit_bytes / 8 of memory. */

@@ -357,13 +357,12 @@ int trim(struct __sk_buff* skb) {
   struct penstock_direction* d = bpf_map_lookup_elem(&directions, &index);
   struct penstock_globals* g = get_globals();
   if (!d || !g) return skb->len;
-  if (d->opening) {
+  if (closed(d)) {
     /* Opening hands over all that is queued by then, however long userspace takes from its last look to
      * there. */
+    if (d->opening != d->epoch) return skb->len;
     __u32 truesize = BPF_CORE_READ((struct sk_buff*)skb, truesize);
     if (__sync_fetch_and_add(&d->opening_bytes, truesize) < d->limit_bytes) return skb->len;
-  } else if (closed(d)) {
-    return skb->len;
   } else {
     __u32 held = d->charged;
     __u64 all = g->held_bytes, limit = g->memory_limit_bytes;

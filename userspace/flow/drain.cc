@@ -54,7 +54,7 @@ void Worker::check_drain(Flow& f, Direction d) {
     // Nothing on its way and yet not all here: segments may be waiting for a verdict.
     if (!s.stuck_since_ns) s.stuck_since_ns = now_ns_;
     if (now_ns_ - s.stuck_since_ns > kMismatchNs) return pass_fin(f, d);  // finds and reports the mismatch
-    if (unread_bytes(r.fd[d])) shared_.sockmap->kick(index, r.fd[d]);
+    if (unread_bytes(r.fd[d])) sockmap::Sockmap::kick(r.fd[d]);
   } else {
     s.stuck_since_ns = 0;
   }

@@ -59,7 +59,7 @@ void Worker::begin_handoff(Flow& f) {
   advance(f, Event::handed_off);
   set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::idle));
   for (Direction d : {kUp, kDown})
-    if (lane(f, d) == Lane::splice) m->kick(socket_index(f, d), r.fd[d]);
+    if (lane(f, d) == Lane::splice) sockmap::Sockmap::kick(r.fd[d]);
   publish(f);
   for (Direction d : {kUp, kDown}) {
     if (r.phase != Phase::open) return;

@@ -125,7 +125,7 @@ void Worker::check_held(Flow& f, Direction d) {
         set_lane_deadline(f, d, now_ns_ + (error == EOPNOTSUPP ? kPollFromNs : kRefusedAgainNs));
         return;
       }
-      shared_.sockmap->kick(index, r.fd[d]);
+      sockmap::Sockmap::kick(r.fd[d]);
       return;
     }
     shared_.sockmap->abandon_valve(index);
@@ -171,7 +171,7 @@ bool Worker::try_promote(Flow& f, Direction d, LaneChange why) {
   }
   s.order = Lane::none;
   enter_lane(f, d, Lane::splice, why);
-  shared_.sockmap->kick(index, r.fd[d]);
+  sockmap::Sockmap::kick(r.fd[d]);
   return true;
 }
 

@@ -117,7 +117,7 @@ void LoopbackFlow::hand_off() {
 void LoopbackFlow::reopen(uint32_t index, bool fresh) {
   int fd = ours(static_cast<int>(index & 1));
   require_zero(sockmap_.open_valve(index, fd, fresh), "insert into sources");
-  require_zero(sockmap_.kick(index, fd), "kick");
+  require_zero(Sockmap::kick(fd), "kick");
 }
 
 void LoopbackFlow::close_valve(uint32_t index) {

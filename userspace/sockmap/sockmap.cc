@@ -264,7 +264,7 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uin
     d.high_bytes = high_bytes;
     d.limit_bytes = limit_bytes;
     d.thread = thread;
-    d.opening = 0;
+    d.opening = d.epoch - 1;
   }
   for (uint32_t i : {2 * slot, 2 * slot + 1})
     if (bpf_map_update_elem(impl_->direction_of, &cookies[i & 1], &i, BPF_ANY)) return errno;
@@ -292,7 +292,7 @@ int Sockmap::open_valve(uint32_t index, int fd, bool fresh) {
 void Sockmap::prepare_valve(uint32_t index, uint32_t queued_bytes) {
   penstock_direction& d = direction(index);
   std::atomic_ref(d.opening_bytes).store(queued_bytes, std::memory_order_seq_cst);
-  std::atomic_ref(d.opening).store(1, std::memory_order_seq_cst);
+  std::atomic_ref(d.opening).store(d.epoch, std::memory_order_seq_cst);
 }
 
 void Sockmap::count_queued(uint32_t index, uint32_t bytes) {
@@ -300,14 +300,13 @@ void Sockmap::count_queued(uint32_t index, uint32_t bytes) {
 }
 
 void Sockmap::abandon_valve(uint32_t index) {
-  std::atomic_ref(direction(index).opening).store(0, std::memory_order_seq_cst);
+  penstock_direction& d = direction(index);
+  std::atomic_ref(d.opening).store(d.epoch - 1, std::memory_order_seq_cst);
 }
 
-int Sockmap::kick(uint32_t index, int fd) {
+int Sockmap::kick(int fd) {
   int one = 1;  // tcp_set_rcvlowat() ends in tcp_data_ready(), and that in the verdict
-  int error = setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one) ? errno : 0;
-  abandon_valve(index);
-  return error;
+  return setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one) ? errno : 0;
 }
 
 bool Sockmap::close_valve(uint32_t index, int fd) {

@@ -44,17 +44,17 @@ class Sockmap {
            uint32_t limit_bytes);
   // Puts socket `index` (2 * slot or 2 * slot + 1) where the other one can redirect to.
   int join(uint32_t index, int fd);
-  // From here to kick(), no more may queue up in the source than direction.limit_bytes, `queued_bytes` being
-  // there now (truesize; what waits for the target included): opening hands it all over at once. Before the
-  // last look at the queue.
+  // From here to open_valve(), no more may queue up in the source than direction.limit_bytes, `queued_bytes`
+  // being there now (truesize; what waits for the target included): opening hands it all over at once. Before
+  // the last look at the queue.
   void prepare_valve(uint32_t index, uint32_t queued_bytes);
   void count_queued(uint32_t index, uint32_t bytes);  // found there after prepare_valve()
   void abandon_valve(uint32_t index);                 // not opened after all
   // Puts a source into the splice. `fresh`: nothing waits for the target (its write_seq is the new base).
   // EOPNOTSUPP: a FIN has passed. After it, kick().
   int open_valve(uint32_t index, int fd, bool fresh);
-  // Hands over what arrived before the valve was open; ends what prepare_valve() began.
-  int kick(uint32_t index, int fd);
+  // Hands over what arrived before the valve was open.
+  static int kick(int fd);
   // Takes a source out under its socket lock. False: not closed, the direction is still spliced.
   bool close_valve(uint32_t index, int fd);
   bool closed(uint32_t index);
