@@ -24,6 +24,10 @@ def tcp_buffer_bytes():
     raise Failed("/proc/net/sockstat has no TCP")
 
 
+def resident_bytes(pid):
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def busy_s():
     """CPU seconds of all CPUs since boot that were not idle, waiting or taken by the hypervisor; proc(5)."""
     user, nice, system, _idle, _iowait, irq, softirq = map(int, pathlib.Path("/proc/stat").read_text().split()[1:8])

@@ -4,7 +4,7 @@ waits in the kernel for all of them stays under limits.memory, and another clien
 import time
 
 from daemon import Daemon, piped
-from machine import Extremes, available_bytes, tcp_buffer_bytes
+from machine import Extremes, available_bytes, resident_bytes, tcp_buffer_bytes
 from report import counts, mib
 from stage import Netns, Stage
 from torture import Torture, verdict
@@ -25,7 +25,7 @@ def prove(options, report):
     with Stage(options.build) as stage:
         netns = Netns()
         daemon = Daemon(stage, netns, piped(SERVER, EDGE, upstream='proxy_protocol = "v2"',
-                                            extra=f"[limits]\nmemory = {MEMORY_BYTES}"),
+                                            extra=f'[limits]\nmemory = "{MEMORY_BYTES}B"'),
                         max_flows=2 * options.flows, through=("setpriv", "--bounding-set", "-sys_resource"))
         report.claim(not daemon.has_capability(CAP_SYS_RESOURCE), "privileges", "penstockd without CAP_SYS_RESOURCE")
         before = {"available": available_bytes(), "tcp": tcp_buffer_bytes()}
@@ -34,18 +34,16 @@ def prove(options, report):
             totals = daemon.totals()
             return {"held": totals["held_bytes"], "pipes": totals["pipe_bytes"],
                     "together": totals["held_bytes"] + totals["pipe_bytes"], "active": totals["active"],
-                    "available": available_bytes(), "tcp": tcp_buffer_bytes(),
-                    "beside": before["available"] - available_bytes() - tcp_buffer_bytes() + before["tcp"]}
+                    "available": available_bytes(), "tcp": tcp_buffer_bytes()}
 
         report.does(f"{options.flows} clients that never read, for {options.seconds} s, and one every 200 ms that does")
         torture = Torture(stage, netns, "--serve", SERVER, "--to", EDGE, "--mode", "never-read", "--flows", options.flows,
                           "--duration", options.seconds, "--probe-client")
         with Extremes(look, EVERY_S) as seen:
             time.sleep(options.seconds / 2)
-            halfway = {"lanes": lanes(daemon.flows()), "slow": daemon.totals()}
+            report.figure("halfway", halfway(daemon, torture, before))
             exact, summary = torture.finish(options.seconds + 120)
         tell(report, seen, summary, before)
-        report.figure("lanes halfway", counts(halfway["lanes"]))
         report.claim(exact, "torture", "; ".join([verdict(summary), *torture.remarks()[:3]]))
         daemon.wait_active(0, 60)
         status = daemon.status()
@@ -60,12 +58,18 @@ def prove(options, report):
         daemon.stop()
 
 
-def lanes(flows):
-    out = {}
-    for flow in flows:
+def halfway(daemon, torture, before):
+    """When everything is full and at rest: what the kernel holds beside what TCP accounts to sockets."""
+    fell = before["available"] - available_bytes()
+    buffers, load = tcp_buffer_bytes() - before["tcp"], resident_bytes(torture.process.pid)
+    lanes = {}
+    for flow in daemon.flows():
         word = f"{flow['phase']} {flow['directions']['down']['lane']}"
-        out[word] = out.get(word, 0) + 1
-    return out
+        lanes[word] = lanes.get(word, 0) + 1
+    totals = daemon.totals()
+    return (f"{counts(lanes)}; held {mib(totals['held_bytes'])}, pipes {mib(totals['pipe_bytes'])}; MemAvailable fell by "
+            f"{mib(fell)}: sockets' own buffers {mib(buffers)} (both ends and the edge), the load's own memory {mib(load)}, "
+            f"all else {mib(fell - buffers - load)}")
 
 
 def tell(report, seen, summary, before):
@@ -74,8 +78,7 @@ def tell(report, seen, summary, before):
                  f"{mib(seen.most['held'])}, pipes {mib(seen.most['pipes'])}; {seen.samples} samples, at most "
                  f"{seen.most['active']} flows)")
     report.figure("machine", f"MemAvailable fell by {mib(before['available'] - seen.least['available'])}; sockets' own "
-                  f"buffers (both ends and the edge) took {mib(seen.most['tcp'] - before['tcp'])}; fell beside them "
-                  f"{mib(seen.most['beside'])}: {mib(MEMORY_BYTES)} and 4 sockets a flow")
+                  f"buffers took {mib(seen.most['tcp'] - before['tcp'])} at most")
     served = summary["probes_good"]
     report.claim(served > 0 and summary["probes_bad"] == 0 and summary["probe_worst_ms"] <= WORST_PROBE_MS,
                  "another client", f"{served} times served, {summary['probes_bad']} times not, at worst within "
