@@ -34,6 +34,13 @@ def busy_s():
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
+def busy_share(seconds):
+    """Of all CPUs, measured for so long."""
+    began, began_s = busy_s(), time.monotonic()
+    time.sleep(seconds)
+    return (busy_s() - began) / (time.monotonic() - began_s) / os.cpu_count()
+
+
 class Extremes:
     """with Extremes(look, 0.05) as seen: ... look() returns numbers by name; seen.most and seen.least are theirs."""
 
