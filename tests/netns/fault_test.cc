@@ -36,10 +36,10 @@ TEST_P(Fault, UpstreamUnreachable) {
 }
 
 TEST_P(Fault, UpstreamSilent) {
-  netns_.ip("link add quiet type dummy");
-  netns_.ip("addr add 192.0.2.1/24 dev quiet");
-  netns_.ip("link set quiet up");
-  netns_.ip("neigh add 192.0.2.99 lladdr 02:00:00:00:00:99 dev quiet");
+  // Packets for .99 are sent, and nobody takes them.
+  const Netns elsewhere;
+  Netns::join(netns_, "near", {"192.0.2.1/24"}, elsewhere, "far", {"192.0.2.2/24"});
+  netns_.ip("neigh add 192.0.2.99 lladdr 02:00:00:00:00:99 dev near");
   start_towards("192.0.2.99:3525", "[timeouts]\nconnect = \"300ms\"\n");
   const TcpStream client = connect();
   client.send_all("anybody?");
@@ -53,7 +53,7 @@ TEST_P(Fault, UpstreamNameDoesNotResolve) {
   EXPECT_TRUE(closed_for("resolve_failed"));
 }
 
-TEST_P(Fault, NextServerTakesOver) {
+TEST_P(Fault, OneServerOfTwoRefuses) {
   DaemonOptions options;
   options.tables = R"(
 [upstream.mailbox]
@@ -65,7 +65,20 @@ upstream = "mailbox"
 )";
   start_with(std::move(options));
   const NamedEcho second("second", at("127.0.0.1", 3002));
-  for (int round = 0; round < 4; ++round) EXPECT_EQ(connect().recv_line(), "second -");
+  unsigned served = 0;
+  for (int round = 0; round < 10; ++round) {
+    std::string said;
+    const TcpStream client = connect();
+    client.half_close();
+    if (client.recv_to_end(&said) == End::fin) {
+      EXPECT_EQ(said, "second -\n");
+      ++served;
+    }
+  }
+  EXPECT_GE(served, 5u);
+  EXPECT_TRUE(daemon_->wait_active(0));
+  EXPECT_EQ(daemon_->closed("completed"), served);
+  EXPECT_EQ(daemon_->closed("connect_refused"), 10 - served);
 }
 
 TEST_P(Fault, ClientsLeaveAtEveryMoment) {
@@ -105,21 +118,24 @@ TEST_P(Fault, MaxFlowsReached) {
 }
 
 TEST_P(Fault, DescriptorLimitReached) {
-  // Room for the daemon and a few flows: what it has open without any, and 12 more.
+  // Room for the daemon (its self-test needs more than it keeps) and a few flows.
+  constexpr unsigned kSpare = 24, kClients = 40;
   start();
   const unsigned idle = at_start_.sockets + at_start_.pipes + at_start_.others;
   ASSERT_EQ(daemon_->stop(), 0);
   DaemonOptions options;
   options.tables = mail_tables();
-  options.process.nofile = idle + 12;
+  options.process.nofile = idle + kSpare;
   start_with(std::move(options));
   const NamedEcho server("mailbox", at(kAddress, kServerPort));
   std::vector<TcpStream> clients;
-  for (int i = 0; i < 20; ++i) clients.push_back(connect());
-  EXPECT_TRUE(wait_until([&] { return daemon_->closed("fd_limit") + daemon_->closed("max_flows") > 0; }))
-      << daemon_->log();
+  for (unsigned i = 0; i < kClients; ++i) clients.push_back(connect());
+  EXPECT_TRUE(wait_until([&] { return daemon_->closed("fd_limit") > 0; })) << daemon_->log();
   clients.clear();
-  EXPECT_TRUE(daemon_->wait_active(0));
+  EXPECT_TRUE(wait_until([&] {
+    const Json totals = daemon_->totals();
+    return totals.at("accepted") == kClients && totals.at("active") == 0;
+  })) << daemon_->status();
   EXPECT_EQ(connect().recv_line(), "mailbox -");  // room again
 }
 
@@ -163,8 +179,9 @@ TEST_P(Fault, KilledByCommand) {
 // SIGTERM: no new flows, the open ones may finish within shutdown_grace.
 TEST_P(Fault, SigtermDrains) {
   start();
-  const TcpListener server(at(kAddress, kServerPort));
+  TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);
+  server.close();  // or a question that comes too early to be refused would be another flow
   daemon_->process().signal(SIGTERM);
   EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
   client.send_all("finishing");
@@ -179,8 +196,9 @@ TEST_P(Fault, SigtermDrains) {
 
 TEST_P(Fault, SecondSigtermEndsAtOnce) {
   start();
-  const TcpListener server(at(kAddress, kServerPort));
+  TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);
+  server.close();  // or a question that comes too early to be refused would be another flow
   daemon_->process().signal(SIGTERM);
   EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
   daemon_->process().signal(SIGTERM);

@@ -68,7 +68,8 @@ TEST_F(Start, SockmapWithoutPrivilege) {
   std::filesystem::permissions(directory.path(), std::filesystem::perms(0777));
   const Outcome o = run(minimal("sockmap"), nobody);
   EXPECT_EQ(o.exit_code, 1);
-  EXPECT_SAYS(o, "CAP_BPF");
+  EXPECT_SAYS(o, "engine = \"sockmap\", but");
+  EXPECT_SAYS(o, "ermi");  // permission, or not permitted
 }
 
 TEST_F(Start, AutoWithoutPrivilegeRelays) {

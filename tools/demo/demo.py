@@ -237,6 +237,8 @@ upstream = "web"
             self.state = json.loads(state.read_text(encoding="utf-8"))
         for pid in self.state["processes"]:
             self.end_process(pid)
+        for child in self.children.values():
+            child.wait()
         if self.pin.is_dir():
             shutil.rmtree(self.pin)
         for namespace in self.state["namespaces"]:
