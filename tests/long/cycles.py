@@ -57,7 +57,8 @@ def cycle_one_flow(stage, options, report, injecting):
         if injecting:
             cut = daemon.status()["sockmap"]
             report.claim(cut["overlaps"] > 0, f"{label}: overlaps",
-                         f"{raw.injected} segments injected, {cut['overlaps']} cut in the splice ({cut['overlap_bytes']} bytes)")
+                         f"{raw.injected} segments injected, {cut['overlaps']} cut in the splice ({cut['overlap_bytes']} "
+                         "bytes)")
     daemon.stop()
 
 

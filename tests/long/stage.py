@@ -3,6 +3,7 @@
 with the process that made them, however that ends; Stage ends what it started politely first, by its number."""
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import signal
@@ -36,20 +37,54 @@ def enter():
     """Goes on in a child that is the first process of its namespaces; the caller's own process becomes its shadow."""
     if os.geteuid() != 0:
         raise Unfit("needs root: namespaces, BPF")
+    cgroup = make_cgroup()
     call("unshare", CLONE_NEWNS | CLONE_NEWPID)
     child = os.fork()
     if child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child as well
         signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        remove_cgroup(cgroup)
+        sys.exit(code % 256)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if cgroup:
+        (cgroup / "cgroup.procs").write_text("0")
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("none", "/proc", "proc")
     mount("none", "/run", "tmpfs")
     mount("none", "/sys/fs/bpf", "bpf")
-    if not any(line.split()[2] == "cgroup2" for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()):
+    if not cgroup:
         mount("none", "/sys/fs/cgroup", "cgroup2")
+
+
+def make_cgroup():
+    """A daemon names its leaf by its pid, which in a process namespace is not its alone: so a cgroup for ours. None
+    where no cgroup v2 is mounted."""
+    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
+        where, kind = line.split()[1:3]
+        if kind == "cgroup2":
+            for dead in pathlib.Path(where).glob("prove-*"):  # of those that were killed; a living one stays
+                with contextlib.suppress(OSError):
+                    remove_cgroup(dead, 0)
+            cgroup = pathlib.Path(where) / f"prove-{os.getpid()}"
+            cgroup.mkdir()
+            return cgroup
+    return None
+
+
+def remove_cgroup(cgroup, limit_s=5):
+    """With what a killed daemon left in it. Its processes are gone, but the kernel may take a moment to notice."""
+    deadline = time.monotonic() + limit_s
+    for directory in (*(d for d in cgroup.iterdir() if d.is_dir()), cgroup) if cgroup else ():
+        while True:
+            try:
+                directory.rmdir()
+                break
+            except OSError as busy:
+                if busy.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
 
 def mount(what, where, kind, flags=0):
@@ -136,14 +171,11 @@ class Process:
 
     def stop(self):
         """The exit code."""
-        for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGTERM):
-            if self.running():
-                self.signal(number)
-        try:
-            return self.child.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self.signal(signal.SIGKILL)
-            return self.child.wait()
+        self.signal(signal.SIGCONT)
+        for number, limit_s in ((signal.SIGTERM, 1), (signal.SIGTERM, PATIENCE_S), (signal.SIGKILL, None)):
+            self.signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.child.wait(limit_s)
 
 
 class Stage:
