@@ -68,6 +68,7 @@
   X(urgent)              /* relay -> splice: TCP urgent data */                           \
   X(refused_half_closed) /* open -> relay: closed on one side before the hand-off */      \
   X(refused_sockmap)     /* open -> relay: the sockmap said no; logged */                 \
+  X(memory)              /* open -> held: limits.memory is nearly used up */              \
   X(engine)              /* open -> relay: the engine is io_uring */
 
 #define PENSTOCK_LANES(X) X(none) X(splice) X(held) X(relay) X(shut)

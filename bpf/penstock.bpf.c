@@ -158,11 +158,18 @@ static __always_inline void charge(struct penstock_direction* d, struct penstock
   __sync_fetch_and_add(&g->held_bytes, (__u64)bytes - before);
 }
 
+/* What all flows hold: here, and in the pipes of relayed directions. */
+static __always_inline __u64 all_held(const struct penstock_globals* g) {
+  __u32 zero = 0;
+  struct penstock_totals* t = bpf_map_lookup_elem(&totals, &zero);
+  return g->held_bytes + (t ? t->pipe_bytes : 0);
+}
+
 /* The threshold shrinks as all flows together approach the limit: an eighth of what is left of three quarters
- * of it, so no number of directions fills the last quarter by this alone (shared-buffer switches do the
+ * of it, so no number of directions fills the rest by this alone (shared-buffer switches do the
  * same). */
 static __always_inline __u32 threshold(const struct penstock_direction* d, const struct penstock_globals* g) {
-  __u64 held = g->held_bytes, limit = g->memory_limit_bytes - g->memory_limit_bytes / 4;
+  __u64 held = all_held(g), limit = g->memory_limit_bytes / 8 * 5;
   __u64 share = held < limit ? (limit - held) >> 3 : 0;
   return share < d->high_bytes ? share : d->high_bytes;
 }
@@ -365,8 +372,9 @@ int trim(struct __sk_buff* skb) {
     if (__sync_fetch_and_add(&d->opening_bytes, truesize) < d->limit_bytes) return skb->len;
   } else {
     __u32 held = d->charged;
-    __u64 all = g->held_bytes, limit = g->memory_limit_bytes;
-    if (held < d->limit_bytes && (all < limit || (!held && all < limit + limit / 8))) return skb->len;
+    __u64 all = all_held(g), limit = g->memory_limit_bytes;
+    /* A direction that keeps up passes a little longer than one that makes others wait. */
+    if (held < d->limit_bytes && all < limit - (held ? limit / 8 : limit / 16)) return skb->len;
   }
   __u8 offset_flags[2];
   if (bpf_skb_load_bytes(skb, 12, offset_flags, sizeof offset_flags)) return skb->len;

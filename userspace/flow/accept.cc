@@ -55,7 +55,7 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   int fd = c.result;
 
   if (!accepting_ || stopping_) return refuse(fd, l.listener, CloseReason::shutdown);
-  if (shared_.held_bytes() > shared_.memory_limit_bytes / 8 * 7)
+  if (shared_.held_bytes() > shared_.memory_limit_bytes / 16 * 15)
     return refuse(fd, l.listener, CloseReason::memory_limit);
   Endpoint client = endpoint_of(fd, getpeername);
   if (client.port == 0) return refuse(fd, l.listener, CloseReason::client_reset);  // gone before we looked

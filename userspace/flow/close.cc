@@ -5,14 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "base/log.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
 namespace {
-
-constexpr uint64_t kEvictionNs = 1'000'000;
 
 // A clean end, or nothing to tell the peer: a plain close. Else RST to both: a truncated stream must not look
 // whole.
@@ -88,31 +87,44 @@ void Worker::log_access(const Flow& f, CloseReason reason) {
   log::info("{} ms={} reason={}", line, (now_ns_ - r.accepted_ns) / 1'000'000, text(reason));
 }
 
-// The last resort of limits.memory, after small pipes and refused flows: the flow that holds most is reset.
+// limits.memory: the flows that hold most are reset until three eighths are free again. It begins
+// before new flows are refused (accept.cc): who does not read what it asked for goes before who has just
+// arrived.
 void Worker::evict_if_over_limit() {
-  if (shared_.held_bytes() < shared_.memory_limit_bytes / 20 * 19) return;
+  uint64_t all = shared_.held_bytes(), limit = shared_.memory_limit_bytes;
+  if (all >= limit / 4 * 3) shared_.evicting = true;
+  if (!shared_.evicting) return;
+  if (all < limit / 8 * 5) {
+    shared_.evicting = false;
+    return;
+  }
   uint64_t last = shared_.last_eviction_ns.load();
   if (now_ns_ - last < kEvictionNs || !shared_.last_eviction_ns.compare_exchange_strong(last, now_ns_))
     return;
-  uint64_t most = 0;
-  FlowRecord* victim = nullptr;
-  uint32_t victim_slot = 0;
+  struct Holder {
+    uint64_t bytes;
+    uint32_t slot, generation, thread;
+  };
+  std::vector<Holder> holders;
   for (uint32_t slot = 0; slot < shared_.slots_used; slot++) {
     FlowRecord& r = (*shared_.table)[slot];
     if (r.phase != Phase::open) continue;
-    uint64_t held = 0;
+    uint64_t bytes = 0;
     for (Direction d : {kUp, kDown}) {
-      if (r.known) held += shared_.sockmap->direction(2 * slot + d).charged;
-      if (r.direction[d].pipe_in >= 0) held += r.direction[d].pipe_capacity_bytes;
+      if (r.known) bytes += shared_.sockmap->direction(2 * slot + d).charged;
+      if (r.direction[d].pipe_in >= 0) bytes += r.direction[d].pipe_capacity_bytes;
     }
-    if (held <= most) continue;
-    most = held;
-    victim = &r;
-    victim_slot = slot;
+    uint32_t thread = r.thread;
+    if (bytes && thread < shared_.workers.size()) holders.push_back({bytes, slot, r.generation, thread});
   }
-  uint32_t thread = victim ? victim->thread.load() : UINT32_MAX;
-  if (thread < shared_.workers.size())
-    shared_.workers[thread]->kill(victim_slot, victim->generation, CloseReason::memory_limit);
+  std::sort(holders.begin(), holders.end(),
+            [](const Holder& x, const Holder& y) { return x.bytes > y.bytes; });
+  uint64_t excess = all - limit / 8 * 5;
+  for (const Holder& h : holders) {
+    shared_.workers[h.thread]->kill(h.slot, h.generation, CloseReason::memory_limit);
+    if (h.bytes >= excess) break;
+    excess -= h.bytes;
+  }
 }
 
 }  // namespace penstock::flow

@@ -50,6 +50,11 @@ void Worker::begin_handoff(Flow& f) {
     }
     for (Direction d : {kUp, kDown}) {
       if (refused[d]) continue;
+      if (!memory_allows(receive_queue_memory(r.fd[d]))) {
+        r.direction[d].lane = Lane::held;
+        count(shared_.statistics.lane_changes(LaneChange::memory));
+        continue;
+      }
       r.direction[d].lane = Lane::splice;
       f.direction[d].lane_since_ns = now_ns_;
       refused[d] = m->open_valve(socket_index(f, d), r.fd[d], true);
@@ -65,6 +70,8 @@ void Worker::begin_handoff(Flow& f) {
     if (r.phase != Phase::open) return;
     if (lane(f, d) == Lane::none)
       enter_relay(f, d, why);
+    else if (lane(f, d) == Lane::held)
+      check_held(f, d);
     else if (r.direction[d].fin_received)
       check_drain(f, d);
   }

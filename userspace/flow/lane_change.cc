@@ -35,6 +35,7 @@ constexpr uint64_t kCycleWindowNs = 1'000'000'000;
 constexpr uint32_t kCyclesMax = 20;  // held -> splice in a window; more: relay costs less
 constexpr uint64_t kQuietFirstNs = 20'000'000, kQuietLastNs = 5'000'000'000;
 constexpr uint64_t kRefusedAgainNs = 1'000'000'000;
+constexpr uint64_t kMemoryAgainNs = 10'000'000;
 
 }  // namespace
 
@@ -80,6 +81,11 @@ bool Worker::may_open_valve(const Flow& f, Direction d) const {
          lane(f, static_cast<Direction>(d ^ 1)) != Lane::shut;
 }
 
+// Opening a valve hands over all that is queued: not when that would push all flows towards limits.memory.
+bool Worker::memory_allows(uint64_t more_bytes) const {
+  return shared_.held_bytes() + more_bytes <= shared_.memory_limit_bytes / 4 * 3;
+}
+
 void Worker::check_held(Flow& f, Direction d) {
   FlowRecord& r = *f.record;
   DirectionRecord& dr = r.direction[d];
@@ -112,11 +118,15 @@ void Worker::check_held(Flow& f, Direction d) {
   } else if (waiting <= k.high_bytes / 2) {
     shared_.sockmap->prepare_valve(index, k.charged);
     uint32_t queued = receive_queue_memory(r.fd[d]);
+    if (!memory_allows(queued)) {
+      shared_.sockmap->abandon_valve(index);
+      return set_lane_deadline(f, d, now_ns_ + kMemoryAgainNs);
+    }
     if (k.charged + queued <= k.limit_bytes / 2) {
       shared_.sockmap->count_queued(index, queued);
       s.order = Lane::none;
       enter_lane(f, d, Lane::splice, LaneChange::backlog_low);
-      if (int error = shared_.sockmap->open_valve(index, r.fd[d], false)) {
+      if (int error = shared_.sockmap->open_valve(index, r.fd[d], waiting == 0)) {
         if (error != EOPNOTSUPP)
           log::warn("flow cookie={}: the sockmap refused: {}", r.cookie[kClient], strerror(error));
         shared_.sockmap->abandon_valve(index);

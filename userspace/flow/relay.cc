@@ -127,7 +127,7 @@ void Worker::pump(Flow& f, Direction d) {
     in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
   }
   if (in_pipe > 0 && s.moved_bytes > kBulkBytes && dr.pipe_capacity_bytes < shared_.config->flow.pipe_bytes &&
-      shared_.held_bytes() < shared_.memory_limit_bytes / 2) {
+      shared_.held_bytes() < shared_.memory_limit_bytes / 4) {
     Pipe p{dr.pipe_in, dr.pipe_out, dr.pipe_capacity_bytes};
     dr.pipe_capacity_bytes = pipes_.grow(&p, static_cast<uint32_t>(shared_.config->flow.pipe_bytes));
     s.moved_bytes = 0;  // where it may not grow, it is not tried at every turn

@@ -181,6 +181,7 @@ void Worker::run() {
   while (!stopping_ || live_ > 0) {
     bool busy = !run_queue_.empty() || !local_posts_.empty();
     uint64_t until = busy ? 0 : deadlines_.next_ns();
+    if (shared_.evicting) until = std::min(until, io::now_ns() + kEvictionNs);
     for (uint64_t again : accept_again_ns_)
       if (again) until = std::min(until, again);
     io_->run(until, on_completion);

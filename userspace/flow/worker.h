@@ -86,6 +86,8 @@ struct ListenerSocket {
   uint32_t listener;
 };
 
+inline constexpr uint64_t kEvictionNs = 2'000'000;  // between two rounds of resets for limits.memory
+
 // What all workers share. Outlives them.
 struct Shared {
   const config::Config* config = nullptr;
@@ -102,6 +104,7 @@ struct Shared {
   std::atomic<uint32_t> slots_used{0};             // no slot from here on was ever taken
   std::vector<std::atomic<uint32_t>> next_server;  // per upstream
   std::vector<std::unique_ptr<class Worker>> workers;
+  std::atomic<bool> evicting{false};  // the flows that hold most are being reset
   std::atomic<uint64_t> last_eviction_ns{0};
 
   // Kernel memory of all flows beyond socket buffers: what waits in the sockmap, and the pipes.
@@ -176,6 +179,7 @@ class Worker {
   void check_held(Flow& f, Direction d);
   bool try_promote(Flow& f, Direction d, LaneChange why);
   bool may_open_valve(const Flow& f, Direction d) const;
+  bool memory_allows(uint64_t more_bytes) const;
   bool follow_order(Flow& f, Direction d, Lane to);
   // relay.cc
   void enter_relay(Flow& f, Direction d, LaneChange why);
