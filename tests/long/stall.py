@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """stall: saturating senders into readers that stop. What waits for one direction stays under flow.buffer, with the
-daemon running and with it stopped (SIGSTOP) from before the first byte until the readers go on; then all is delivered."""
+daemon running and with it stopped (SIGSTOP) from the moment all flows are open until shortly before the readers go on;
+then all is delivered. While it is stopped only the sockmap's share is known per direction, the pipes' for all together."""
 import time
 
 from daemon import Daemon, dump, piped
@@ -61,8 +62,8 @@ def stall(stage, options, report, stopped):
                  f"{mib(seen.most['pipes'])})")
     report.claim(exact, f"{label}: delivered", "; ".join([verdict(summary), *torture.remarks()[:3]]))
     dropped, buffers = before["available"] - seen.least["available"], seen.most["tcp"] - before["tcp"]
-    report.figure(f"{label}: memory", f"MemAvailable fell by {mib(dropped)} at most, TCP's own buffers took {mib(buffers)} "
-                  "of it")
+    report.figure(f"{label}: memory", f"MemAvailable fell by {mib(dropped)} at most, TCP's own buffers grew by "
+                  f"{mib(buffers)} at most")
     daemon.wait_active(0)
     totals = daemon.totals()
     report.figure(f"{label}: lanes", f"{totals['bytes']['splice']} bytes by splice, {totals['bytes']['relay']} by relay; "
