@@ -15,6 +15,8 @@
 namespace penstock::sockmap {
 namespace {
 
+constexpr int kLeavesTried = 16;
+
 // The mount point of the unified hierarchy: /sys/fs/cgroup, or elsewhere on hybrid hosts.
 std::string cgroup2_mount() {
   std::ifstream mounts("/proc/self/mounts");
@@ -71,11 +73,16 @@ Result<OwnCgroup> OwnCgroup::enter() {
     g.path_ = here;
   } else {
     remove_dead_leaves(here);
-    g.path_ = fmt::format("{}/penstock-{}", here, getpid());
     g.came_from_ = here;
     g.made_ = true;
-    if (mkdir(g.path_.c_str(), 0755) && errno != EEXIST)
-      return Error{fmt::format("cannot make the cgroup {}: {}", g.path_, strerror(errno))};
+    // Another daemon may have our pid, in a pid namespace of its own: its leaf is not ours.
+    int failed = -1;
+    for (int n = 0; n < kLeavesTried && failed; n++) {
+      g.path_ = fmt::format("{}/penstock-{}{}", here, getpid(), n ? fmt::format(".{}", n) : "");
+      failed = mkdir(g.path_.c_str(), 0755);
+      if (failed && errno != EEXIST) break;
+    }
+    if (failed) return Error{fmt::format("cannot make the cgroup {}: {}", g.path_, strerror(errno))};
     if (int e = move_to(g.path_)) {
       rmdir(g.path_.c_str());
       return Error{fmt::format("cannot enter the cgroup {}: {}", g.path_, strerror(e))};
