@@ -57,8 +57,7 @@ TEST(Probe, SaysThatLoopbackIsDown) {
     report = probe();
   }).join();
   EXPECT_FALSE(report.sockmap_usable());
-  EXPECT_EQ(report.first_failure,
-            "loopback: lo is down in this network namespace (ip link set lo up)");
+  EXPECT_EQ(report.first_failure, "loopback: lo is down in this network namespace (ip link set lo up)");
 }
 
 class Memory : public testing::Test {
@@ -105,7 +104,9 @@ TEST_F(Memory, ForgetsWhenTheNextReportIsNotUsable) {
 }
 
 TEST_F(Memory, TakesNothingFromGarbage) {
-  for (const char* text : {"", "\n", "penstock probe 1", "penstock probe 1\n\nbuild 1\n", "\x7f" "ELF"}) {
+  for (const char* text : {"", "\n", "penstock probe 1", "penstock probe 1\n\nbuild 1\n",
+                           "\x7f"
+                           "ELF"}) {
     std::ofstream(path_) << text;
     EXPECT_FALSE(remembered(path_, "build 1").has_value()) << text;
   }
