@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What really waits for a target: walks its psock's queue. The verdict only estimates it; this is what tests hold the
- * estimate against. Run by BPF_PROG_TEST_RUN; the target is put into `watched`. */
+/* What really waits for a target: walks its psock's queue. This is what tests hold the
+ * verdict's account against. Run by BPF_PROG_TEST_RUN; the target is put into `watched`. */
 #include "kernel.h"
 
 #include <bpf/bpf_core_read.h>
@@ -20,6 +20,9 @@ struct {
 
 __u64 segments, bytes, truesize_bytes, linear_bytes, first_bytes;
 
+struct sock___queued {
+  void* sk_user_data; /* low three bits are flags: SK_USER_DATA_PTRMASK, include/net/sock.h */
+} __attribute__((preserve_access_index));
 struct sk_buff___queued {
   struct sk_buff___queued* next;
   __u32 len, data_len, truesize, end;
@@ -59,7 +62,8 @@ int measure(struct __sk_buff* unused) {
   if (!sk) return 1;
   struct tcp_sock* tcp = bpf_skc_to_tcp_sock(sk);
   if (tcp) {
-    void* data = tcp->inet_conn.icsk_inet.sk.sk_user_data;
+    void* data =
+        BPF_CORE_READ((struct sock___queued*)tcp, sk_user_data); /* a tcp_sock begins with its sock */
     struct sk_psock___queued* psock = (struct sk_psock___queued*)((unsigned long)data & ~7ul);
     struct walk w = {BPF_CORE_READ(psock, ingress_skb.next), (struct sk_buff___queued*)&psock->ingress_skb};
     bpf_loop(1 << 16, visit, &w, 0);

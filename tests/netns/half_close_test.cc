@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A FIN is passed on after the last byte before it, in that direction alone; a stalled reader loses nothing.
 #include "netns/edge.h"
+#include "support/raw_segment.h"
 
 namespace penstock::test {
 namespace {
@@ -39,6 +40,25 @@ TEST_P(HalfClose, ServerFirstThenMuchFromTheClient) {
   EXPECT_TRUE(daemon_->wait_lane("down", "shut"));
   PatternSender up(client, 1, {.bytes_max = kBulkBytes});
   expect_whole(at_server.finish(), kBulkBytes);
+  EXPECT_TRUE(closed_for("completed"));
+}
+
+// All of the segment's data was read before; only its FIN is new.
+TEST_P(HalfClose, OldDataOnceMoreWithTheFin) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  client.send_all("hello");
+  EXPECT_EQ(upstream.recv_exactly(5), "hello");
+  RawSegments().repeat_with_fin(client, "hello");
+  client.half_close();
+  std::string rest;
+  EXPECT_EQ(upstream.recv_to_end(&rest), End::fin);
+  EXPECT_EQ(rest, "");
+  upstream.send_all("bye");
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(&rest), End::fin);
+  EXPECT_EQ(rest, "bye");
   EXPECT_TRUE(closed_for("completed"));
 }
 

@@ -78,6 +78,14 @@ void RawSegments::inject(const TcpStream& stream, int32_t shift, std::string_vie
   send_raw(stream, where, payload);
 }
 
+void RawSegments::repeat_with_fin(const TcpStream& stream, std::string_view last_sent) const {
+  set(stream.fd(), TCP_REPAIR, 1);
+  Sequence where = sequence(stream);
+  set(stream.fd(), TCP_REPAIR, kRepairOffWithoutProbe);
+  where.next_sent -= static_cast<uint32_t>(last_sent.size());
+  send_raw(stream, where, last_sent, true);
+}
+
 void RawSegments::send_as(const TcpStream& stream, std::string_view before, std::string_view chunk,
                           std::initializer_list<Segment> segments) const {
   const int fd = stream.fd();
@@ -103,7 +111,8 @@ void RawSegments::send_as(const TcpStream& stream, std::string_view before, std:
   stream.send_all(chunk.substr(n));
 }
 
-void RawSegments::send_raw(const TcpStream& stream, Sequence where, std::string_view payload) const {
+void RawSegments::send_raw(const TcpStream& stream, Sequence where, std::string_view payload,
+                           bool fin) const {
   const Endpoint from = stream.local(), to = stream.peer();
   tcphdr tcp{};
   tcp.source = htons(from.port);
@@ -112,6 +121,7 @@ void RawSegments::send_raw(const TcpStream& stream, Sequence where, std::string_
   tcp.ack_seq = htonl(where.next_received);
   tcp.doff = sizeof tcp / 4;
   tcp.psh = tcp.ack = 1;
+  tcp.fin = fin;
   tcp.window = htons(512);
   const uint16_t length = htons(static_cast<uint16_t>(sizeof tcp + payload.size()));
   const std::string pseudo = raw(v4_of(from)) + raw(v4_of(to)) + std::string("\0\6", 2) + raw(length);

@@ -23,6 +23,10 @@ class RawSegments {
   // fits the path's MTU.
   void inject(const TcpStream& stream, int32_t shift, std::string_view payload) const;
 
+  // The last bytes sent once more, now with a FIN: what a retransmission looks like when FIN and data were
+  // lost together. The stream has to half-close next: its TCP does not know of this FIN. REQUIRES: as above.
+  void repeat_with_fin(const TcpStream& stream, std::string_view last_sent) const;
+
   // Bytes [from, to) of a chunk; from < 0 repeats what was sent before it.
   struct Segment {
     int32_t from, to;
@@ -39,7 +43,7 @@ class RawSegments {
     uint32_t next_sent, next_received;
   };
   static Sequence sequence(const TcpStream& stream);
-  void send_raw(const TcpStream& stream, Sequence where, std::string_view payload) const;
+  void send_raw(const TcpStream& stream, Sequence where, std::string_view payload, bool fin = false) const;
   Fd raw_;
 };
 
