@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* bpf/penstock.bpf.c: the pipe. Four programs around two sockmaps:
- *   verdict   sk_skb, on `sources`: hands every segment a source receives to its target, cuts what was read
- * before socket_ops sock_ops, on our cgroup: closes a valve (takes a source out) under the socket lock trim
- * socket filter on every source: the hard bound when userspace is late publish   syscall: userspace's fields
- * of `flows` Why each is the way it is: README.md beside this file. What keeps it true: tests/bpf,
- * tests/netns, the self-test. */
+ *
+ * - verdict (sk_skb, on `sources`) hands every segment a source receives to its target;
+ * - socket_ops (sock_ops, on our cgroup) closes a valve, takes a source out, under the socket lock;
+ * - trim (socket filter, on every source) is the hard bound when userspace is late;
+ * - publish (syscall) writes userspace's fields of `flows`.
+ *
+ * Why each is the way it is: README.md beside this file. What keeps it true: tests/bpf, tests/netns, the
+ * self-test. */
 #include "kernel.h"
 
 #include <bpf/bpf_core_read.h>
@@ -165,9 +168,8 @@ static __always_inline __u64 all_held(const struct penstock_globals* g) {
   return g->held_bytes + (t ? t->pipe_bytes : 0);
 }
 
-/* The threshold shrinks as all flows together approach the limit: an eighth of what is left of three quarters
- * of it, so no number of directions fills the rest by this alone (shared-buffer switches do the
- * same). */
+/* The threshold shrinks as all flows together approach the limit: an eighth of what is left of five eighths
+ * of it, so no number of directions fills the rest by this alone (shared-buffer switches do the same). */
 static __always_inline __u32 threshold(const struct penstock_direction* d, const struct penstock_globals* g) {
   __u64 held = all_held(g), limit = g->memory_limit_bytes / 8 * 5;
   __u64 share = held < limit ? (limit - held) >> 3 : 0;

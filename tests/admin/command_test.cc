@@ -49,13 +49,15 @@ Ran run(
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   Pipe out, err;
+  // Opened here: `in_child` may become somebody who may not enter the directory it lies in.
+  Fd opened(::open(program.c_str(), O_PATH | O_CLOEXEC));
   pid_t pid = ::fork();
   PENSTOCK_ASSERT(pid >= 0);
   if (pid == 0) {
     in_child();
     ::dup2(out.write.get(), STDOUT_FILENO);
     ::dup2(err.write.get(), STDERR_FILENO);
-    ::execv(program.c_str(), argv.data());
+    ::execveat(opened.get(), "", argv.data(), environ, AT_EMPTY_PATH);
     ::_exit(127);
   }
   out.write.reset();

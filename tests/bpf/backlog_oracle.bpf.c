@@ -40,16 +40,17 @@ struct walk {
 
 static long visit(__u32 i, struct walk* w) {
   (void)i;
-  if (!w->skb || w->skb == w->head) return 1;
-  __u32 truesize = BPF_CORE_READ(w->skb, truesize);
+  struct sk_buff___queued* skb = w->skb;
+  if (!skb || skb == w->head) return 1;
+  __u32 truesize = BPF_CORE_READ(skb, truesize);
   /* The smallest allocation that a linear part of this size can come from, whatever truesize says. */
-  __u32 linear = BPF_CORE_READ(w->skb, end) + SHARED_INFO_BYTES + SKB_BYTES;
+  __u32 linear = BPF_CORE_READ(skb, end) + SHARED_INFO_BYTES + SKB_BYTES;
   if (!segments) first_bytes = truesize > linear ? truesize : linear;
   segments++;
-  bytes += BPF_CORE_READ(w->skb, len);
+  bytes += BPF_CORE_READ(skb, len);
   truesize_bytes += truesize;
-  linear_bytes += BPF_CORE_READ(w->skb, data_len) ? 0 : linear;
-  w->skb = BPF_CORE_READ(w->skb, next);
+  linear_bytes += BPF_CORE_READ(skb, data_len) ? 0 : linear;
+  w->skb = BPF_CORE_READ(skb, next);
   return 0;
 }
 

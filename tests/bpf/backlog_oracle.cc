@@ -15,7 +15,9 @@
 
 namespace penstock::sockmap {
 namespace {
-[[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+[[noreturn]] void fail(const char* what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
 }  // namespace
 
 BacklogOracle::BacklogOracle(int target_fd) : skeleton_(backlog_oracle_bpf__open_and_load()) {
@@ -26,7 +28,9 @@ BacklogOracle::BacklogOracle(int target_fd) : skeleton_(backlog_oracle_bpf__open
     fail("watch the target");
 }
 
-BacklogOracle::~BacklogOracle() { backlog_oracle_bpf__destroy(skeleton_); }
+BacklogOracle::~BacklogOracle() {
+  backlog_oracle_bpf__destroy(skeleton_);
+}
 
 Backlog BacklogOracle::measure() const {
   char frame[64] = {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// bpf/backlog_oracle.h: what really waits in a target's queue, by walking it in the kernel: independent of the
-// verdict's estimate.
+// bpf/backlog_oracle.h: what really waits in a target's queue, by walking it in the kernel: independent of
+// the verdict's estimate.
 #pragma once
 #include <cstdint>
 

@@ -122,7 +122,8 @@ TEST_F(SockmapTest, TwoThousandClosingsUnderLoadLoseNothing) {
       flow.reopen(index, true);
     }
     return (up.received() == sent_up && down.received() == sent_down) || up.failed() || down.failed();
-  })) << up.received() << " of " << sent_up << " up, " << down.received() << " of " << sent_down << " down";
+  })) << up.received()
+      << " of " << sent_up << " up, " << down.received() << " of " << sent_down << " down";
   half_close(flow.ours(0));
   half_close(flow.ours(1));
   EXPECT_EQ(up.finish(), sent_up);

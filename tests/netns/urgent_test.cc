@@ -31,7 +31,10 @@ TEST_P(Urgent, ByteInTheMiddle) {
   }
 }
 
-TEST_P(Urgent, ByteInARelayedDirectionThatMayGoBack) {
+class UrgentRelayed : public Urgent {};
+INSTANTIATE_TEST_SUITE_P(engine, UrgentRelayed, testing::Values("auto"), engine_name);
+
+TEST_P(UrgentRelayed, GoesBackToSpliceForTheByte) {
   start();
   if (!sockmap()) GTEST_SKIP() << "engine " << daemon_->engine() << ": nothing may go back";
   const TcpListener server(at(kAddress, kServerPort));

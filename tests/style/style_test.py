@@ -101,9 +101,9 @@ def spdx(path, text):
     at = 1 if script else 0
     if len(lines) <= at or "SPDX-License-Identifier: " not in lines[at]:
         yield at + 1, "no SPDX-License-Identifier here"
-    elif path.startswith("bpf/") and path.endswith(C_LIKE):
+    elif path.endswith(C_LIKE if path.startswith("bpf/") else ".bpf.c"):  # GPL helpers need it
         if not ("GPL-2.0" in lines[at] and "BSD-" in lines[at]):
-            yield at + 1, "bpf/ is dual-licensed, BSD and GPL-2.0"
+            yield at + 1, "bpf/ and every *.bpf.c is dual-licensed, BSD and GPL-2.0"
     elif "Apache-2.0" not in lines[at]:
         yield at + 1, "the licence is Apache-2.0"
 
@@ -302,6 +302,7 @@ EXAMPLES = {
         ("tests/CMakeLists.txt", "add_test()\n", 1),
         ("bpf/abi.h", "/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */\n", None),
         ("bpf/abi.h", "/* SPDX-License-Identifier: Apache-2.0 */\n", 1),
+        ("tests/bpf/oracle.bpf.c", "/* SPDX-License-Identifier: Apache-2.0 */\n", 1),
         ("README.md", "# penstock\n", None),
     ],
     "forbidden_words": [

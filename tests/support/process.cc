@@ -37,12 +37,15 @@ namespace {
     const rlimit limit{*options.nofile, *options.nofile};
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::_exit(126);
   }
+  int program = -1;  // opened before: another user may not enter the directory it lies in
   if (options.uid) {
+    program = ::open(argv[0], O_PATH | O_CLOEXEC);
     const uid_t id = *options.uid;
     if (::setgroups(0, nullptr) != 0 || ::setresgid(id, id, id) != 0 || ::setresuid(id, id, id) != 0)
       ::_exit(126);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   }
+  if (program >= 0) ::execveat(program, "", argv.data(), environ, AT_EMPTY_PATH);
   ::execvp(argv[0], argv.data());
   ::dprintf(STDERR_FILENO, "%s: %s\n", argv[0], ::strerrordesc_np(errno));
   ::_exit(127);

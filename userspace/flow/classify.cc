@@ -20,6 +20,12 @@ void set_low_water(int fd, size_t bytes) {
   setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof n);
 }
 
+bool reset(int fd) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0;
+}
+
 }  // namespace
 
 void Worker::begin_classify(Flow& f) {
@@ -46,6 +52,8 @@ void Worker::on_hello(Flow& f, int events) {
     case tls::Verdict::need_more:
       break;
   }
+  // After a reset recv() first gives what came before it.
+  if (reset(fd)) return begin_close(f, CloseReason::client_reset);
   if (n == 0 || (events & (POLLRDHUP | POLLHUP)) || r.direction[kUp].fin_received)
     return begin_close(f, CloseReason::client_closed_early);
   // The kernel wakes us below the low-water mark when memory is short. Then poll would only spin: look again
