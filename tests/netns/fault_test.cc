@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Servers that are not there and limits that are reached: each has its reason and its counter, disturbs no
 // other flow and leaks nothing.
+#include <sys/socket.h>
+
 #include <cerrno>
 #include <csignal>
 #include <vector>
@@ -22,6 +24,8 @@ class Fault : public Edge {
   }
 };
 FOR_BOTH_ENGINES(Fault);
+class Relayed : public Fault {};
+INSTANTIATE_TEST_SUITE_P(engine, Relayed, testing::Values("io_uring"), engine_name);
 
 TEST_P(Fault, UpstreamRefuses) {
   start_towards("127.0.0.1:3525");
@@ -137,6 +141,47 @@ TEST_P(Fault, DescriptorLimitReached) {
     return totals.at("accepted") == kClients && totals.at("active") == 0;
   })) << daemon_->status();
   EXPECT_EQ(connect().recv_line(), "mailbox -");  // room again
+}
+
+// Readers that do not read hold every pipe: who waits for one is told in the end, and the pipe that comes
+// back then serves whoever is left.
+TEST_P(Relayed, PipesRunOut) {
+  constexpr unsigned kSpare = 24;
+  start();
+  const unsigned idle = at_start_.sockets + at_start_.pipes + at_start_.others;
+  ASSERT_EQ(daemon_->stop(), 0);
+  DaemonOptions options;
+  options.tables = mail_tables();
+  options.threads = 1;
+  options.process.nofile = idle + kSpare;
+  start_with(std::move(options));
+  const TcpListener server(at(kAddress, kServerPort));
+  std::vector<Pair> flows;
+  const std::string chunk(64 << 10, 'x');
+  for (unsigned i = 0; i < kSpare / 2 - 2; ++i) {
+    TcpStream client = connect();
+    flows.push_back({std::move(client), server.accept()});
+  }
+  for (const Pair& flow : flows) {
+    ASSERT_TRUE(wait_until([&] {
+      while (::send(flow.server.fd(), chunk.data(), chunk.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+      }
+      const Json totals = daemon_->totals();
+      return totals.at("pipes_refused") > 0 ||
+             totals.at("pipes") == 1u + static_cast<unsigned>(&flow - flows.data());
+    })) << daemon_->flows();
+  }
+  EXPECT_TRUE(wait_until([&] { return daemon_->closed("fd_limit") > 0; })) << daemon_->flows();
+  unsigned completed = 0;
+  for (auto& [client, upstream] : flows) {
+    client.half_close();
+    upstream.half_close();
+    completed += client.recv_to_end() == End::fin;
+  }
+  EXPECT_GE(completed, 4u);
+  EXPECT_TRUE(daemon_->wait_active(0));
+  EXPECT_EQ(daemon_->closed("completed"), completed);
+  EXPECT_EQ(daemon_->closed("fd_limit"), flows.size() - completed);
 }
 
 TEST_P(Fault, HalfClosedTooLong) {

@@ -13,7 +13,7 @@ class Urgent : public Edge {
   static void send_with_urgent_byte(const TcpStream& client) {
     client.send_all("abc");
     ASSERT_EQ(::send(client.fd(), "U", 1, MSG_OOB), 1);
-    client.send_all("defgh");
+    (void)!::send(client.fd(), "defgh", 5, MSG_NOSIGNAL);  // a reset may be faster
   }
 };
 FOR_BOTH_ENGINES(Urgent);

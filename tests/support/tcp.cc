@@ -147,7 +147,7 @@ bool TcpStream::readable_within(milliseconds limit) const {
 }
 
 void TcpStream::half_close() const {
-  if (::shutdown(fd(), SHUT_WR) != 0) fail("shutdown");
+  if (::shutdown(fd(), SHUT_WR) != 0 && errno != ENOTCONN) fail("shutdown");
 }
 
 void TcpStream::reset() {

@@ -36,7 +36,7 @@ class TcpStream {
   ssize_t recv_some(char* out, size_t bytes_max) const;
   bool readable_within(milliseconds limit) const;
 
-  void half_close() const;  // FIN after what was sent
+  void half_close() const;  // FIN after what was sent; nothing when the peer has reset the stream
   void reset();             // RST, at once; the stream is closed
   void close() { fd_.reset(); }
   void set_receive_buffer(int bytes) const;

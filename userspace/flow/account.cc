@@ -16,7 +16,20 @@ bool tcp_information(int fd, tcp_info* out) {
   return getsockopt(fd, IPPROTO_TCP, TCP_INFO, out, &size) == 0;
 }
 
+void fill(const tcp_info& information, SocketAccount* out) {
+  out->state = information.tcpi_state;
+  out->received_bytes = information.tcpi_bytes_received;
+  out->acked_bytes = information.tcpi_bytes_acked;
+}
+
 }  // namespace
+
+bool read_received(int fd, SocketAccount* out) {
+  tcp_info now{};
+  if (!tcp_information(fd, &now)) return false;
+  fill(now, out);
+  return true;
+}
 
 bool read_account(int fd, bool opened_by_us, SocketAccount* out) {
   tcp_info before{}, after{};
@@ -28,9 +41,7 @@ bool read_account(int fd, bool opened_by_us, SocketAccount* out) {
     if (after.tcpi_bytes_acked == before.tcpi_bytes_acked) break;
     before = after;
   }
-  out->state = after.tcpi_state;
-  out->received_bytes = after.tcpi_bytes_received;
-  out->acked_bytes = after.tcpi_bytes_acked;
+  fill(after, out);
   // Our SYN was acked like a byte.
   out->written_bytes = after.tcpi_bytes_acked + static_cast<uint64_t>(queued) - (opened_by_us ? 1 : 0);
   return true;

@@ -19,6 +19,8 @@ struct SocketAccount {
 // local queueing discipline refused counts in bytes_sent twice (net/ipv4/tcp_output.c, __tcp_transmit_skb).
 // REQUIRES: no shutdown(SHUT_WR) of ours yet, for written_bytes: our FIN would count.
 bool read_account(int fd, bool opened_by_us, SocketAccount* out);
+// The same without written_bytes: one system call instead of three.
+bool read_received(int fd, SocketAccount* out);
 
 // Bytes in the receive queue. By MSG_PEEK | MSG_TRUNC: SIOCINQ lies on sockmapped sockets of some kernels.
 uint64_t unread_bytes(int fd);

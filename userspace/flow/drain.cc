@@ -43,7 +43,7 @@ void Worker::check_drain(Flow& f, Direction d) {
   if (shared_.sockmap->closed(index)) return leave_splice(f, d, LaneChange::backlog_high);
   const DirectionRecord& dr = r.direction[d];
   SocketAccount source, target;
-  if (!read_account(r.fd[d], d == kDown, &source) || !read_account(r.fd[d ^ 1], d == kUp, &target))
+  if (!read_received(r.fd[d], &source) || !read_account(r.fd[d ^ 1], d == kUp, &target))
     return begin_close(f, CloseReason::internal_error);
   uint64_t handed = shared_.sockmap->direction(index).redirected + dr.relayed_out_bytes;
   uint64_t written = target.written_bytes - dr.header_bytes;
@@ -67,7 +67,7 @@ void Worker::pass_fin(Flow& f, Direction d) {
   DirectionRecord& dr = r.direction[d];
   Side from = d == kUp ? kClient : kUpstream, to = d == kUp ? kUpstream : kClient;
   SocketAccount source, target;
-  if (!read_account(r.fd[from], d == kDown, &source) || !read_account(r.fd[to], d == kUp, &target))
+  if (!read_received(r.fd[from], &source) || !read_account(r.fd[to], d == kUp, &target))
     return begin_close(f, CloseReason::internal_error);
   uint64_t unread = unread_bytes(r.fd[from]);
   uint64_t arrived = source.received_bytes - unread - dr.discarded_bytes;
@@ -108,7 +108,7 @@ void Worker::check_idle(Flow& f) {
   uint64_t acked = 0;
   for (Side side : {kClient, kUpstream}) {
     SocketAccount account;
-    if (read_account(r.fd[side], side == kUpstream, &account)) acked += account.acked_bytes;
+    if (read_received(r.fd[side], &account)) acked += account.acked_bytes;
   }
   if (acked != f.acked_bytes && f.acked_bytes) last_ns = now_ns_;
   f.acked_bytes = acked;

@@ -4,18 +4,15 @@
 // The order, and why:
 //   1. take: the programs learn the cookies and clean counters. Nothing is in a sockmap yet.
 //   2. join: both sockets into `targets`. A direction may only be opened when its target is there: the
-//   verdict
-//      would find nobody to redirect to, and the bytes it drops are acknowledged already. The map refuses a
-//      socket that is past ESTABLISHED, so a side that has closed (or was reset) means relay, for both
-//      directions: each socket is the source of one and the target of the other.
+//      verdict would find nobody to redirect to, and the bytes it drops are acknowledged already. The map
+//      refuses a socket that is past ESTABLISHED, so a side that has closed (or was reset) means relay, for
+//      both directions: each socket is the source of one and the target of the other.
 //   3. open_valve: each source into `sources`, if it is still ESTABLISHED at that moment: the insertion holds
-//   the
-//      socket lock, so a FIN is either before it (EOPNOTSUPP: relay, the other direction stays spliced) or
-//      after it (POLLRDHUP: drain.cc). The lane is in the record before the valve opens.
+//      the socket lock, so a FIN is either before it (EOPNOTSUPP: relay, the other direction stays spliced)
+//      or after it (POLLRDHUP: drain.cc). The lane is in the record before the valve opens.
 //   4. kick: what had arrived by then. The verdict takes whole segments from the receive queue in order; the
-//   bytes
-//      we peeked at are among them. Data that comes during the kick waits for the socket lock, so it comes
-//      after.
+//      bytes we peeked at are among them. Data that comes during the kick waits for the socket lock, so it
+//      comes after.
 // From step 3 on userspace may no longer read from that source or write to its target.
 // A FIN seen before `open` was only noted; it is acted on at the end.
 #include <cerrno>

@@ -6,23 +6,43 @@
 
 namespace penstock::flow {
 
+namespace {
+
+bool make(Pipe* out) {
+  int fds[2];
+  if (pipe2(fds, O_NONBLOCK | O_CLOEXEC)) return false;
+  int capacity = fcntl(fds[1], F_GETPIPE_SZ);  // 8 KiB when the user's soft limit is used up
+  *out = Pipe{fds[1], fds[0], static_cast<uint32_t>(capacity)};
+  return true;
+}
+
+}  // namespace
+
+Pipes::Pipes(Statistics* statistics) : statistics_(statistics) {
+  for (Pipe p; kept_.size() < kReserved && make(&p);) kept_.push_back(p);
+}
+
+Pipes::~Pipes() {
+  keep(0);
+}
+
 void Pipes::let_go() {
-  for (const Pipe& p : kept_) {
-    close(p.in);
-    close(p.out);
+  keep(kReserved);
+}
+
+void Pipes::keep(size_t pipes) {
+  for (; kept_.size() > pipes; kept_.pop_back()) {
+    close(kept_.back().in);
+    close(kept_.back().out);
   }
-  kept_.clear();
 }
 
 bool Pipes::take(Pipe* out) {
   if (!kept_.empty()) {
     *out = kept_.back();
     kept_.pop_back();
-  } else {
-    int fds[2];
-    if (pipe2(fds, O_NONBLOCK | O_CLOEXEC)) return false;
-    int capacity = fcntl(fds[1], F_GETPIPE_SZ);  // 8 KiB when the user's soft limit is used up
-    *out = Pipe{fds[1], fds[0], static_cast<uint32_t>(capacity)};
+  } else if (!make(out)) {
+    return false;
   }
   count(statistics_->totals->pipes);
   count(statistics_->totals->pipe_bytes, out->capacity_bytes);
@@ -47,6 +67,8 @@ void Pipes::give_back(const Pipe& pipe, bool empty) {
   }
   close(pipe.in);
   close(pipe.out);
+  Pipe p;
+  if (kept_.empty() && make(&p)) kept_.push_back(p);  // or an accept might take the descriptors
 }
 
 }  // namespace penstock::flow

@@ -19,7 +19,7 @@ namespace {
 constexpr uint64_t kTurnBytes = 2 << 20;    // most that one direction moves before others get their turn
 constexpr uint64_t kBulkBytes = 256 << 10;  // moved in one stay: worth a larger pipe
 constexpr uint64_t kPublishNs = 100'000'000;
-constexpr uint64_t kPipeAgainNs = 50'000'000;
+constexpr uint64_t kPipeAgainNs = 50'000'000, kPipePatienceNs = 5'000'000'000;
 constexpr uint64_t kMemoryAgainNs = 5'000'000;
 constexpr uint64_t kQuietDefaultNs = 20'000'000;
 
@@ -80,7 +80,14 @@ void Worker::pump(Flow& f, Direction d) {
     progress = false;
     uint64_t in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
     if (s.readable && !s.ended && (dr.pipe_in < 0 || in_pipe < dr.pipe_capacity_bytes)) {
-      if (!take_pipe(f, d)) return;
+      if (!take_pipe(f, d)) {
+        // Every pipe is with a reader that does not read. Ending one flow serves others: each tries before it
+        // gives up. (Where it is memory that lacks, evict_if_over_limit() finds it.)
+        if (!s.pipe_wanted_ns) s.pipe_wanted_ns = now_ns_;
+        if (now_ns_ - s.pipe_wanted_ns > kPipePatienceNs) begin_close(f, CloseReason::fd_limit);
+        return;
+      }
+      s.pipe_wanted_ns = 0;
       ssize_t n = splice(r.fd[from], nullptr, dr.pipe_in, nullptr, dr.pipe_capacity_bytes - in_pipe,
                          SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
       if (n > 0) {

@@ -208,6 +208,9 @@ void Worker::run() {
         if (f->record->phase == Phase::open && lane(*f, d) == Lane::relay) pump(*f, d);
     }
     evict_if_over_limit();
+    for (const Runnable& changed : publish_queue_)
+      if (Flow* f = find(changed.slot, changed.generation)) publish_now(*f);
+    publish_queue_.clear();
   }
 }
 
@@ -325,7 +328,7 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
   // Closed on both ends without a FIN of ours: a RST whose error another system call has taken.
   SocketAccount account;
   if ((events & POLLHUP) && r.phase == Phase::open && lane(f, other) != Lane::shut &&
-      read_account(r.fd[side], side == kUpstream, &account) && account.state == TCP_CLOSE)
+      read_received(r.fd[side], &account) && account.state == TCP_CLOSE)
     return begin_close(f, side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
   if (r.direction[d].fin_received) return;
   r.direction[d].fin_received = 1;
@@ -447,8 +450,15 @@ void Worker::show(Flow& f) {
   shared_.sockmap->show(r.cookie[kClient], v);
 }
 
+// Once a turn of the loop, whatever changed how often in it.
 void Worker::publish(Flow& f) {
-  f.dirty = false;
+  if (f.to_publish) return;
+  f.to_publish = true;
+  publish_queue_.push_back({f.slot, f.record->generation});
+}
+
+void Worker::publish_now(Flow& f) {
+  f.to_publish = f.dirty = false;
   f.published_ns = now_ns_;
   if (!shared_.sockmap) return;
   const FlowRecord& r = *f.record;

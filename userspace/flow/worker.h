@@ -59,6 +59,7 @@ struct DirectionState {
   uint64_t moved_ns;         // relay: the last byte
   uint64_t blocked_ns;       // relay: the target last refused bytes, or the direction came here
   uint64_t moved_bytes;      // relay: in this stay
+  uint64_t pipe_wanted_ns;   // relay: since when there is no pipe to be had; 0: one was
   uint64_t patience_ns;      // held, draining: the next look
   uint64_t written_bytes;    // held: what the target had taken at the last look
   uint64_t stuck_since_ns;   // draining: everything is written but the accounts differ
@@ -69,10 +70,11 @@ struct DirectionState {
 struct Flow {
   FlowRecord* record;
   uint32_t slot;
-  uint32_t armed;  // bit per Op in flight
-  bool queued;     // in the run queue
-  bool dirty;      // relayed bytes not yet published
-  bool timed_out;  // the connect being cancelled ran out of time
+  uint32_t armed;   // bit per Op in flight
+  bool queued;      // in the run queue
+  bool dirty;       // relayed bytes not yet published
+  bool to_publish;  // at the end of this turn
+  bool timed_out;   // the connect being cancelled ran out of time
   uint64_t published_ns;
   uint64_t dial_until_ns;  // the end of timeouts.connect, over all addresses
   size_t peeked_bytes;
@@ -153,6 +155,7 @@ class Worker {
   uint64_t timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const;
   void show(Flow& f);
   void publish(Flow& f);
+  void publish_now(Flow& f);
 
   // accept.cc
   void begin_accept(uint32_t listener_socket);
@@ -215,6 +218,7 @@ class Worker {
     uint32_t slot, generation;
   };
   std::vector<Runnable> run_queue_, running_;
+  std::vector<Runnable> publish_queue_;
   std::vector<std::function<void(Worker&)>> local_posts_;  // of this thread
   std::vector<uint8_t> peek_buffer_;
   std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
