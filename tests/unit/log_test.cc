@@ -27,6 +27,8 @@ class CapturedStderr {
   }
   ~CapturedStderr() { restore(); }
 
+  void nobody_reads() { read_.reset(); }
+
   // What was written, up to and including what `last` causes; reads while it runs.
   template <typename Last>
   std::string text_after(Last last) {
@@ -106,6 +108,28 @@ TEST(Log, WhenNobodyReadsTheWriterGoesOnAndTheLossIsCounted) {
   const std::string text = captured.text_after([] { log::stop(); });
   EXPECT_EQ(static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n')) + log::dropped(), kLines);
   EXPECT_NE(text.find("line 19999\n"), text.npos) << "the newest lines are kept";
+}
+
+TEST(Log, StopWaitsForNoReader) {
+  constexpr uint64_t kLines = 5'000;  // more than the pipe holds, less than the queue
+  CapturedStderr captured;
+  log::start(log::Level::info, log::Format::text);
+  for (uint64_t i = 0; i < kLines; ++i) log::info("line {}", i);
+  const auto before = std::chrono::steady_clock::now();
+  log::stop();
+  EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(5));
+  EXPECT_GT(log::dropped(), 0u);
+  const std::string text = captured.text();
+  EXPECT_EQ(static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n')) + log::dropped(), kLines);
+}
+
+TEST(Log, AReaderThatIsGoneCostsTheLine) {
+  CapturedStderr captured;
+  captured.nobody_reads();
+  log::start(log::Level::info, log::Format::text);
+  log::info("for nobody");
+  log::stop();
+  EXPECT_EQ(log::dropped(), 1u);
 }
 
 TEST(Log, EscapedShowsPrintableAsciiAndNothingElse) {

@@ -2,15 +2,20 @@
 #include "base/log.h"
 
 #include <fmt/chrono.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spdlog/async_logger.h>
+#include <spdlog/details/null_mutex.h>
 #include <spdlog/details/thread_pool.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
+#include <cerrno>
+#include <chrono>
 #include <memory>
 #include <mutex>
 
@@ -19,7 +24,8 @@ namespace {
 
 using spdlog::memory_buf_t;
 
-constexpr size_t kQueueLines = 8192;  // some 4 MiB, allocated at start
+constexpr size_t kQueueLines = 8192;                      // some 4 MiB, allocated at start
+constexpr std::chrono::milliseconds kStopPatience{1000};  // with the reader of stderr
 
 std::string_view name_of(spdlog::level::level_enum level) {
   if (level == spdlog::level::debug) return "debug";
@@ -84,11 +90,52 @@ class LineFormatter final : public spdlog::formatter {
   Format format_;
 };
 
-// Between start() and stop() both are set. `logger` only refers to `pool`, whose thread is the one that
+using Clock = std::chrono::steady_clock;
+using TimePoint = Clock::time_point;
+
+// False when stderr is gone, or its reader has not taken the line by `*deadline`, which another thread may
+// set meanwhile. After POLLOUT, a pipe and a socket take PIPE_BUF bytes without blocking; O_NONBLOCK would be
+// everybody's who shares our stderr.
+bool write_stderr(std::string_view line, const std::atomic<TimePoint>& deadline) {
+  constexpr std::chrono::milliseconds kLook{100};  // at `deadline`
+  while (!line.empty()) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.load() - Clock::now());
+    if (left.count() <= 0) return false;
+    pollfd out{STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&out, 1, static_cast<int>(std::min(left, kLook).count())) <= 0) continue;
+    const ssize_t n = ::write(STDERR_FILENO, line.data(), std::min<size_t>(line.size(), PIPE_BUF));
+    if (n < 0 && errno != EINTR && errno != EAGAIN) return false;
+    if (n > 0) line.remove_prefix(static_cast<size_t>(n));
+  }
+  return true;
+}
+
+// Only the pool's thread writes, so no lock.
+class StderrSink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
+ public:
+  void give_up_at(TimePoint deadline) { deadline_ = deadline; }
+  uint64_t lost() const { return lost_; }
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& line) override {
+    memory_buf_t out;
+    formatter_->format(line, out);
+    if (!write_stderr({out.data(), out.size()}, deadline_)) ++lost_;
+  }
+  void flush_() override {}
+
+ private:
+  std::atomic<TimePoint> deadline_ = TimePoint::max();
+  std::atomic<uint64_t> lost_ = 0;
+};
+
+// Between start() and stop() all are set. `logger` only refers to `pool`, whose thread is the one that
 // writes.
 struct Running {
   std::shared_ptr<spdlog::details::thread_pool> pool;
+  std::shared_ptr<StderrSink> sink;
   std::shared_ptr<spdlog::async_logger> logger;
+  uint64_t dropped() const { return pool->overrun_counter() + sink->lost(); }
 };
 
 std::mutex mutex;  // over `running`; never held while anything is written to stderr
@@ -109,7 +156,7 @@ std::shared_ptr<spdlog::details::thread_pool> start_pool() {
 void write_now(Level level, std::string_view message) {
   memory_buf_t out;
   LineFormatter(Format::text).format({"", spdlog_level(level), {message.data(), message.size()}}, out);
-  std::fwrite(out.data(), 1, out.size(), stderr);
+  write_stderr({out.data(), out.size()}, Clock::now() + kStopPatience);
 }
 
 }  // namespace
@@ -118,9 +165,9 @@ void start(Level level, Format format) {
   stop();
   Running next;
   next.pool = start_pool();
-  next.logger =
-      std::make_shared<spdlog::async_logger>("", std::make_shared<spdlog::sinks::stderr_sink_mt>(), next.pool,
-                                             spdlog::async_overflow_policy::overrun_oldest);
+  next.sink = std::make_shared<StderrSink>();
+  next.logger = std::make_shared<spdlog::async_logger>("", next.sink, next.pool,
+                                                       spdlog::async_overflow_policy::overrun_oldest);
   next.logger->set_formatter(std::make_unique<LineFormatter>(format));
   next.logger->set_level(spdlog::level::trace);
   least_level = level;
@@ -136,8 +183,10 @@ void stop() {
     std::swap(last, running);
   }
   if (!last.pool) return;
-  dropped_before_stop = last.pool->overrun_counter();
+  last.sink->give_up_at(Clock::now() + kStopPatience);
+  const uint64_t overrun = last.pool->overrun_counter();
   last.pool.reset();  // writes what is queued, joins
+  dropped_before_stop = overrun + last.sink->lost();
 }
 
 void write(Level level, std::string_view message) {
@@ -158,7 +207,7 @@ bool enabled(Level level) {
 
 uint64_t dropped() {
   const std::lock_guard lock(mutex);
-  return running.pool ? running.pool->overrun_counter() : dropped_before_stop.load();
+  return running.pool ? running.dropped() : dropped_before_stop.load();
 }
 
 std::string escaped(std::string_view bytes, size_t max) {
