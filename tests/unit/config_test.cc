@@ -195,7 +195,8 @@ servers = ["a.example", { address = "192.0.2.1:25" }]
 proxy_protocol = "v1"
 family = "v4"
 connect = "1s"
-timeouts = { keepalive = "2s" }
+timeouts = { keepalive = "2s", idle = "13s" }
+half_closed = "14s"
 [upstream.b]
 servers = "b"
 [[listener]]
@@ -247,6 +248,8 @@ upstream = "b"
   EXPECT_EQ(a.family, Family::v4);
   EXPECT_EQ(a.timeouts.connect, 1s);
   EXPECT_EQ(a.timeouts.keepalive, 2s);
+  EXPECT_EQ(a.timeouts.idle, 13s);
+  EXPECT_EQ(a.timeouts.half_closed, 14s);
   ASSERT_EQ(a.servers.size(), 2u);
   EXPECT_EQ(a.servers[0].host, "a.example");
   EXPECT_EQ(a.servers[1].address, IpAddress::parse("192.0.2.1"));
@@ -323,15 +326,14 @@ TEST(Config, UnknownKeys) {
   expect({
       {in_upstream("servrs = 1"),
        "2:1: error: unknown key \"servrs\" in [upstream.u]; did you mean \"servers\"? accepted: servers, "
-       "proxy_protocol, family, timeouts, connect, keepalive\n"},
+       "proxy_protocol, family, timeouts, connect, idle, half_closed, keepalive\n"},
       {in_upstream("chekc = 1"),
        "2:1: error: unknown key \"chekc\" in [upstream.u]; did you mean \"check\" (not available in this "
        "version)? "
-       "accepted: servers, proxy_protocol, family, timeouts, connect, keepalive\n"},
+       "accepted: servers, proxy_protocol, family, timeouts, connect, idle, half_closed, keepalive\n"},
       {in_upstream("timeouts = { conect = '1s' }"),
        "2:14: error: unknown key \"conect\" in [upstream.timeouts]; did you mean \"connect\"? accepted: "
-       "connect, "
-       "keepalive\n"},
+       "connect, idle, half_closed, keepalive\n"},
       {with("deamon = 1"),
        "1:1: error: unknown key \"deamon\" at the top level; did you mean \"daemon\"? accepted: daemon, "
        "admin, bpf, "
@@ -381,7 +383,7 @@ TEST(Config, KeysOfTheContractThatAreNotAvailable) {
   };
   std::vector<Case> cases;
   for (const char* key : {"srv", "tlvs", "balance", "check", "retries", "source", "on_down", "on_marked_down",
-                          "client_hello", "proxy_header", "idle", "half_closed"}) {
+                          "client_hello", "proxy_header"}) {
     cases.push_back(
         {in_upstream(fmt::format("{} = 1", key)), refused("2:1", fmt::format("upstream.{}", key))});
   }

@@ -49,9 +49,9 @@ struct Flow {
   uint64_t pipe_bytes = 1 << 20;
 };
 
-// Each key may stand in [timeouts] and in a listener, `connect` and `keepalive` in an upstream too. The
-// nearest one wins: on the client's side listener, [timeouts]; on the upstream's side upstream, listener,
-// [timeouts].
+// Each key may stand in [timeouts], in a listener and in an upstream (not client_hello and proxy_header:
+// those pass before there is an upstream). The nearest one wins: upstream, listener, [timeouts]; of
+// `keepalive` on the client's socket listener, [timeouts].
 struct Timeouts {
   std::optional<milliseconds> client_hello, proxy_header, connect, idle, half_closed, keepalive;
 };

@@ -132,7 +132,8 @@ Keys Parser::timeout_keys(Timeouts* timeouts) {
 Keys Parser::upstream_timeout_keys(Timeouts* timeouts) {
   Keys keys = timeout_keys(timeouts);
   for (Key& key : keys) {
-    if (key.name != "connect" && key.name != "keepalive") key.read = nullptr;
+    // The client speaks before there is an upstream.
+    if (key.name == "client_hello" || key.name == "proxy_header") key.read = nullptr;
   }
   return keys;
 }
