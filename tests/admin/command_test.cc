@@ -263,6 +263,45 @@ TEST_F(CommandTest, lane_asks_for_a_lane) {
   }
 }
 
+TEST_F(CommandTest, kill_says_what_it_killed) {
+  daemon_answers({{"killed", {"31", "18446744073709551615"}}, {"not_found", Json::array()}});
+  auto ran = ask({"kill", "sk:1f", "0xffffffffffffffff"});
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(ran.out, "killed 31\nkilled 18446744073709551615\n");
+  EXPECT_EQ(ran.err, "");
+  EXPECT_EQ(asked(), Json({{"command", "kill"}, {"cookies", {"31", "18446744073709551615"}}}));
+}
+
+TEST_F(CommandTest, kill_says_which_flows_are_not_there) {
+  daemon_answers({{"killed", {"31"}}, {"not_found", {"7", "8"}}});
+  auto ran = ask({"kill", "31", "7", "8"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(ran.out, "killed 31\n");
+  EXPECT_EQ(ran.err, "penstock: no live flow has this cookie: 7, 8\n");
+  ran = ask({"kill", "--json", "31", "7", "8"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(Json::parse(ran.out), Json({{"killed", {"31"}}, {"not_found", {"7", "8"}}}));
+}
+
+TEST_F(CommandTest, kill_asks_for_a_great_many_in_parts) {
+  daemon_answers({{"killed", {"1"}}, {"not_found", Json::array()}});
+  std::vector<std::string> words = {"kill"};
+  for (int i = 1; i <= 2500; ++i) words.push_back(std::to_string(i));
+  auto ran = ask(words);
+  EXPECT_EQ(ran.exit_code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "killed 1\nkilled 1\nkilled 1\n");
+  EXPECT_EQ(asked().at("cookies").size(), 500u);
+}
+
+TEST_F(CommandTest, kill_refuses_what_is_no_cookie) {
+  for (const char* bad : {"0", "1f", "sk:", "sk:xyz", "0x", "1 2", "18446744073709551616", "0xsk:1"}) {
+    auto ran = ask({"kill", bad});
+    EXPECT_EQ(ran.exit_code, 2) << bad;
+    EXPECT_EQ(ran.out, "");
+  }
+  EXPECT_EQ(ask({"kill"}).exit_code, 2);
+}
+
 TEST_F(CommandTest, an_error_of_the_daemon_is_ours) {
   daemon_answers({{"error", "no such listener: \x1b[1m"}});
   for (const auto& words :
@@ -415,7 +454,6 @@ TEST_F(CommandTest, probe_looks_in_path_next) {
 TEST_F(CommandTest, what_is_not_there_yet_says_so) {
   for (const auto& words : {std::vector<std::string>{"explain", "--to", ":443", "--sni", "a.example"},
                             {"top"},
-                            {"kill", "1", "2"},
                             {"drain", "mail"},
                             {"resume", "mail"},
                             {"reload"},

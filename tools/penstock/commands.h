@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace penstock::command {
 
@@ -26,6 +27,9 @@ struct FlowFilter {
   std::optional<std::string> listener, client;  // `client`: a CIDR
 };
 int flows(const Daemon& daemon, const FlowFilter& filter);
+
+// Resets those flows. kFailed when one of them is not there; the others are reset all the same.
+int kill(const Daemon& daemon, const std::vector<std::string>& cookies);
 
 int lane(const Daemon& daemon, const std::string& cookie, const std::string& direction,
          const std::string& to);

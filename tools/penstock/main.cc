@@ -8,6 +8,7 @@
 #include "base/endpoint.h"
 #include "base/log.h"
 #include "commands.h"
+#include "cookie.h"
 
 namespace penstock::command {
 
@@ -28,13 +29,20 @@ struct Options {
   std::optional<std::string> env_file;
   FlowFilter filter;
   std::string cookie, direction, to;
+  std::vector<std::string> cookies;
 };
 
-std::string is_cookie(const std::string& text) {
-  bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
-  return digits ? ""
-                : log::escaped(text) + " is no cookie (accepted: a number, as `penstock flows` shows it)";
-}
+// Checks, and leaves it in decimal: so the daemon knows it.
+const CLI::Validator kIsCookie(
+    [](std::string& text) -> std::string {
+      if (auto cookie = parse_cookie(text)) {
+        text = std::to_string(*cookie);
+        return "";
+      }
+      return log::escaped(text) +
+             " is no cookie (accepted: 31 as `penstock flows` shows it, sk:1f as `ss -e` does, 0x1f)";
+    },
+    "");
 
 std::string is_network(const std::string& text) {
   return Cidr::parse(text) ? "" : log::escaped(text) + " is no network (accepted: 192.0.2.0/24, 2001:db8::1)";
@@ -74,17 +82,22 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
       ->check(is_network);
   flows_command->callback([=] { *exit_code = flows(o->daemon, o->filter); });
 
+  auto* kill_command = add_command(app, o, "kill", "Reset flows");
+  kill_command->add_option("COOKIE", o->cookies, "The flows, as `flows` or `ss -e` shows them")
+      ->required()
+      ->transform(kIsCookie);
+  kill_command->callback([=] { *exit_code = kill(o->daemon, o->cookies); });
+
   auto* lane_command =
       add_command(app, o, "lane", "Move a direction to another lane (for tests and support)");
   lane_command->add_option("COOKIE", o->cookie, "The flow, as `flows` shows it")
       ->required()
-      ->check(is_cookie);
+      ->transform(kIsCookie);
   lane_command->add_option("DIRECTION", o->direction)->required()->check(CLI::IsMember({"up", "down"}));
   lane_command->add_option("TO", o->to)->required()->check(CLI::IsMember({"splice", "held", "relay"}));
   lane_command->callback([=] { *exit_code = lane(o->daemon, o->cookie, o->direction, o->to); });
 
-  for (const char* name :
-       {"explain", "top", "kill", "drain", "resume", "reload", "upgrade", "ban", "doctor"}) {
+  for (const char* name : {"explain", "top", "drain", "resume", "reload", "upgrade", "ban", "doctor"}) {
     auto* later = add_command(app, o, name, "(not available in this version)");
     later->allow_extras();
     later->callback([=] { *exit_code = fail(fmt::format("{}: not available in this version", name)); });

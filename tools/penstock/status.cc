@@ -79,7 +79,9 @@ std::string upstreams_text(const Json& upstreams) {
       auto count = [&](const char* key) {
         return whole != nullptr && member(s, key).is_null() ? text(*whole, key) : text(s, key);
       };
-      table.add({text(*u, "name"), text(s, "server"), list(s, "addresses"), count("active"), count("dialed"),
+      auto addresses = list(s, "addresses");
+      if (addresses == kUnknown) addresses = text(s, "error");  // why there are none
+      table.add({text(*u, "name"), text(s, "server"), addresses, count("active"), count("dialed"),
                  count("dial_failed")});
       whole = nullptr;
     }

@@ -178,11 +178,15 @@ Result<std::unique_ptr<Admin>> Admin::start(const std::string& path, Answer answ
   return std::unique_ptr<Admin>(new Admin(std::move(impl)));
 }
 
-Admin::~Admin() {
+void Admin::remove_socket() const {
   const auto& l = impl_->listening;
   struct stat s;
   if (::lstat(l.path.c_str(), &s) == 0 && s.st_dev == l.device && s.st_ino == l.inode)
     ::unlink(l.path.c_str());
+}
+
+Admin::~Admin() {
+  remove_socket();
   PENSTOCK_ASSERT(::eventfd_write(impl_->wake.get(), 1) == 0);
   impl_->thread.join();
 }

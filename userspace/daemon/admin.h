@@ -31,6 +31,7 @@ class Admin {
   static Result<std::unique_ptr<Admin>> start(const std::string& path, Answer answer);
   // Closes every connection, removes the socket if it is still ours, joins the thread.
   ~Admin();
+  void remove_socket() const;  // if it is still ours
 
  private:
   struct Impl;

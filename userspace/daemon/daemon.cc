@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "config/config.h"
 #include "daemon/admin.h"
+#include "daemon/caretaker.h"
 #include "daemon/engine.h"
 #include "daemon/listen.h"
 #include "daemon/privileges.h"
@@ -41,7 +42,6 @@ uint64_t ram_bytes() {
 
 int fail(const std::string& message) {
   log::error("{}", message);
-  log::stop();
   return 1;
 }
 
@@ -146,6 +146,7 @@ Status build(Parts& p, Facts& facts) {
   shared.free_slots.reserve(flows_max);
   for (uint32_t slot = flows_max; slot-- > 0;) shared.free_slots.push_back(slot);
   shared.next_server = std::vector<std::atomic<uint32_t>>(c.upstreams.size());
+  for (const config::Upstream& u : c.upstreams) shared.answers.emplace_back(u.servers.size());
   p.routes = std::make_unique<route::Table>(c);
   shared.routes = p.routes.get();
 
@@ -156,24 +157,42 @@ Status build(Parts& p, Facts& facts) {
   return Nothing{};
 }
 
-}  // namespace
+// First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
+// one, or an empty house, ends it.
+void wait_for_the_end(flow::Shared& shared, int signals) {
+  const auto grace = shared.config->daemon.shutdown_grace;
+  uint64_t end_ns = 0;
+  for (bool draining = false;;) {
+    int timeout_ms = -1;
+    if (draining) {
+      if (flow::read(shared.statistics.totals->active) == 0 || io::now_ns() >= end_ns) break;
+      timeout_ms = 20;
+    }
+    pollfd poll_fd{signals, POLLIN, 0};
+    if (poll(&poll_fd, 1, timeout_ms) <= 0) continue;
+    signalfd_siginfo info{};
+    if (read(signals, &info, sizeof info) != sizeof info) continue;
+    if (info.ssi_signo == SIGHUP) {
+      log::warn("reload is not available in this version");
+      continue;
+    }
+    if (draining) break;
+    end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(grace).count());
+    draining = true;
+    log::info("draining: {} flows have {:.1f} s", flow::read(shared.statistics.totals->active),
+              static_cast<double>(grace.count()) / 1000);
+    sd_notify(0, "STOPPING=1");
+    for (auto& w : shared.workers) w->stop_accepting();
+  }
+  if (uint64_t left = flow::read(shared.statistics.totals->active))
+    log::warn("{} flows are reset: {}", left,
+              io::now_ns() >= end_ns ? "the grace is over" : "a second signal ends it at once");
+}
 
-int serve(const Arguments& arguments) {
-  config::Parsed parsed = config::load(arguments.config, arguments.env_file);
-  for (const auto& d : parsed.diagnostics) fprintf(stderr, "%s\n", d.text.c_str());
-  if (!parsed.config) return 2;
-
-  // Signals come through a descriptor; blocked here, they are blocked in every thread made from here on.
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
-
+int run(const config::Config& config, int signals) {
+  Caretaker caretaker;  // ends last
   Parts p;
-  p.config = std::move(*parsed.config);
-  log::start(p.config.daemon.log_level, p.config.daemon.log_format);
+  p.config = config;
   Facts facts;
   facts.started_ns = io::now_ns();
   // First of all, so that a second daemon is told about the first one and not about its ports.
@@ -184,6 +203,13 @@ int serve(const Arguments& arguments) {
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_socket = std::move(*admin);
   if (auto built = build(p, facts); !built) return fail(built.error().message);
+  if (!p.config.daemon.user.empty()) {
+    auto s = caretaker.start([&, daemon = getpid()] {
+      if (p.sockmap) p.sockmap->remove_for(daemon);
+      admin_socket->remove_socket();
+    });
+    if (!s) return fail(s.error().message);
+  }
   if (auto s = become(p.config.daemon.user, p.config.daemon.group); !s) return fail(s.error().message);
   auto resolver = dns::Resolver::start();
   if (!resolver) return fail(resolver.error().message);
@@ -202,40 +228,37 @@ int serve(const Arguments& arguments) {
             facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");
 
-  // First SIGTERM: no new flows, open ones have until the grace is over; the second one, or an empty house,
-  // ends it.
-  uint64_t end_ns = 0;
-  for (bool draining = false;;) {
-    int timeout_ms = -1;
-    if (draining) {
-      uint64_t now = io::now_ns();
-      if (flow::read(p.shared.statistics.totals->active) == 0 || now >= end_ns) break;
-      timeout_ms = 20;
-    }
-    pollfd poll_fd{signal_fd.get(), POLLIN, 0};
-    if (poll(&poll_fd, 1, timeout_ms) <= 0) continue;
-    signalfd_siginfo info{};
-    if (read(signal_fd.get(), &info, sizeof info) != sizeof info) continue;
-    if (info.ssi_signo == SIGHUP) {
-      log::warn("reload is not available in this version");
-      continue;
-    }
-    if (draining) break;
-    draining = true;
-    end_ns = io::now_ns() +
-             static_cast<uint64_t>(std::chrono::nanoseconds(p.config.daemon.shutdown_grace).count());
-    log::info("draining: {} flows have {} s", flow::read(p.shared.statistics.totals->active),
-              p.config.daemon.shutdown_grace.count() / 1000);
-    sd_notify(0, "STOPPING=1");
-    for (auto& w : p.shared.workers) w->stop_accepting();
-  }
-  admin_socket.reset();
+  wait_for_the_end(p.shared, signals);
+  admin_socket.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();
-  log::info("stopped");
-  p.resolver.reset();
-  log::stop();
+  uint64_t closed = 0;
+  for (size_t i = 0; i < flow::kCloseReasons; i++)
+    closed += flow::read(p.shared.statistics.closed(static_cast<flow::CloseReason>(i)));
+  log::info("stopped: {} accepted = {} active + {} closed", flow::read(p.shared.statistics.totals->accepted),
+            flow::read(p.shared.statistics.totals->active), closed);
   return 0;
+}
+
+}  // namespace
+
+int serve(const Arguments& arguments) {
+  config::Parsed parsed = config::load(arguments.config, arguments.env_file);
+  for (const auto& d : parsed.diagnostics) fprintf(stderr, "%s\n", d.text.c_str());
+  if (!parsed.config) return 2;
+
+  // Signals come through a descriptor; blocked here, they are blocked in every thread made from here on.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
+
+  log::start(parsed.config->daemon.log_level, parsed.config->daemon.log_format);
+  int code = signal_fd.valid() ? run(*parsed.config, signal_fd.get()) : fail("no descriptor for signals");
+  log::stop();
+  return code;
 }
 
 }  // namespace penstock::daemon

@@ -4,8 +4,10 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <future>
 #include <optional>
+#include <set>
 
 #include "io/io.h"
 
@@ -30,26 +32,65 @@ void ask_workers(flow::Shared& shared, const std::function<void(Worker&)>& visit
   }
 }
 
+// {"state": ..., "reason": ...} of each listener, over all threads.
+std::vector<Json> listener_states(flow::Shared& shared) {
+  std::vector<flow::ListenerView> views(shared.config->listeners.size());
+  ask_workers(shared, [&](Worker& w) {
+    for (uint32_t i = 0; i < views.size(); i++) {
+      flow::ListenerView v = w.listener_view(i);
+      views[i].listening &= v.listening;
+      if (v.accept_error) views[i].accept_error = v.accept_error;
+    }
+  });
+  std::vector<Json> states;
+  for (const flow::ListenerView& v : views) {
+    if (!v.listening)
+      states.push_back({{"state", "closed"}, {"reason", "draining"}});
+    else if (v.accept_error)
+      states.push_back({{"state", "waiting"}, {"reason", strerror(v.accept_error)}});
+    else
+      states.push_back({{"state", "listening"}});
+  }
+  return states;
+}
+
+// A server that is a name: what it meant when it was last dialled; nothing before.
+Json server_json(flow::Shared& shared, size_t upstream, size_t server) {
+  const config::Server& s = shared.config->upstreams[upstream].servers[server];
+  Json j = {{"server", s.text}, {"addresses", Json::array()}};
+  if (s.address) {
+    j["addresses"].push_back(s.address->text());
+    return j;
+  }
+  std::lock_guard lock(shared.answers_mutex);
+  const dns::Answer& answer = shared.answers[upstream][server];
+  for (const IpAddress& a : answer.addresses) j["addresses"].push_back(a.text());
+  if (!answer.error.empty()) j["error"] = answer.error;
+  return j;
+}
+
 Json status(flow::Shared& shared, const Facts& facts) {
   const config::Config& c = *shared.config;
   utsname kernel{};
   uname(&kernel);
   Json listeners = Json::array(), upstreams = Json::array(), closed = Json::object(),
        changes = Json::object();
+  std::vector<Json> states = listener_states(shared);
   for (size_t i = 0; i < c.listeners.size(); i++) {
     Json bind = Json::array();
     for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
     auto& counters = shared.statistics.listeners[i];
-    listeners.push_back({{"name", c.listeners[i].name},
-                         {"bind", bind},
-                         {"state", "listening"},
-                         {"accepted", flow::read(counters.accepted)},
-                         {"active", flow::read(counters.active)},
-                         {"closed", flow::read(counters.closed)}});
+    Json l = {{"name", c.listeners[i].name},
+              {"bind", bind},
+              {"accepted", flow::read(counters.accepted)},
+              {"active", flow::read(counters.active)},
+              {"closed", flow::read(counters.closed)}};
+    l.update(states[i]);
+    listeners.push_back(std::move(l));
   }
   for (size_t i = 0; i < c.upstreams.size(); i++) {
     Json servers = Json::array();
-    for (const auto& s : c.upstreams[i].servers) servers.push_back({{"server", s.text}});
+    for (size_t s = 0; s < c.upstreams[i].servers.size(); s++) servers.push_back(server_json(shared, i, s));
     auto& counters = shared.statistics.upstreams[i];
     upstreams.push_back({{"name", c.upstreams[i].name},
                          {"servers", servers},
@@ -171,6 +212,21 @@ Json on_flow(flow::Shared& shared, const Json& request, const std::function<void
   return {{"ok", true}};
 }
 
+// {"cookies": [...]}: one pass over the flows, however many are named.
+Json kill(flow::Shared& shared, const Json& request) {
+  auto wanted = request.at("cookies").get<std::set<std::string>>();
+  Json killed = Json::array();
+  ask_workers(shared, [&](Worker& w) {
+    w.for_each_flow([&](Flow& f) {
+      auto found = wanted.extract(std::to_string(f.record->cookie[flow::kClient]));
+      if (found.empty()) return;
+      killed.push_back(found.value());
+      w.kill_here(f, flow::CloseReason::killed);
+    });
+  });
+  return {{"killed", killed}, {"not_found", wanted}};
+}
+
 Json order_lane(flow::Shared& shared, const Json& request) {
   std::string direction = request.value("direction", ""), to = request.value("to", "");
   if (direction != "up" && direction != "down") return {{"error", "direction: up or down"}};
@@ -195,8 +251,7 @@ Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   if (command == "status") return status(shared, facts);
   if (command == "flows") return flows(shared, request);
   if (command == "lane") return order_lane(shared, request);
-  if (command == "kill")
-    return on_flow(shared, request, [](Worker& w, Flow& f) { w.kill_here(f, flow::CloseReason::killed); });
+  if (command == "kill") return kill(shared, request);
   return {{"error", "unknown command"}};
 }
 

@@ -40,8 +40,8 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   if (c.result < 0 && c.result != -ECANCELED && accepting_) {
     // Out of descriptors or memory: the queue stays, we come back.
     count(shared_.statistics.totals->accept_failed);
-    if (!announced_accept_error_) log::warn("cannot accept: {}; trying again", strerror(-c.result));
-    announced_accept_error_ = true;
+    if (accept_error_ != -c.result) log::warn("cannot accept: {}; trying again", strerror(-c.result));
+    accept_error_ = -c.result;
   }
   if (!c.more && accepting_ && !stopping_) {
     if (c.result >= 0) {
@@ -51,7 +51,7 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
     }
   }
   if (c.result < 0) return;
-  announced_accept_error_ = false;
+  accept_error_ = 0;
   int fd = c.result;
 
   if (!accepting_ || stopping_) return refuse(fd, l.listener, CloseReason::shutdown);

@@ -39,6 +39,10 @@ void Worker::begin_resolve(Flow& f) {
 
 void Worker::on_resolved(Flow& f, const dns::Answer& answer) {
   FlowRecord& r = *f.record;
+  if (!shared_.config->upstreams[r.upstream].servers[r.server].address) {
+    std::lock_guard lock(shared_.answers_mutex);
+    shared_.answers[r.upstream][r.server] = answer;
+  }
   if (answer.addresses.empty()) {
     count(shared_.statistics.upstreams[r.upstream].resolve_failed);
     log::warn("upstream {}: {}: {}", shared_.config->upstreams[r.upstream].name,

@@ -26,4 +26,10 @@ struct FlowView {
   DirectionView direction[2];
 };
 
+// One listener, as one thread's sockets of it are.
+struct ListenerView {
+  bool listening = true;  // false: shut, for good
+  int accept_error = 0;   // an errno: what keeps it from accepting; it tries again
+};
+
 }  // namespace penstock::flow

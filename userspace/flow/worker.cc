@@ -160,6 +160,19 @@ FlowView Worker::view(Flow& f) {
   return v;
 }
 
+ListenerView Worker::listener_view(uint32_t listener) const {
+  ListenerView v;
+  for (size_t i = 0; i < listeners_.size(); i++) {
+    if (listeners_[i].listener != listener) continue;
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    bool known = getsockopt(listeners_[i].fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0;
+    if (!known || info.tcpi_state != TCP_LISTEN) v.listening = false;
+    if (accept_again_ns_[i]) v.accept_error = accept_error_;
+  }
+  return v;
+}
+
 Flow* Worker::find(uint32_t slot, uint32_t generation) {
   if (slot >= shared_.table->size()) return nullptr;
   FlowRecord& r = (*shared_.table)[slot];

@@ -105,6 +105,8 @@ struct Shared {
   std::vector<uint32_t> free_slots;                // the lowest last: it is taken first
   std::atomic<uint32_t> slots_used{0};             // no slot from here on was ever taken
   std::vector<std::atomic<uint32_t>> next_server;  // per upstream
+  std::mutex answers_mutex;
+  std::vector<std::vector<dns::Answer>> answers;  // per upstream and server: what its name last meant
   std::vector<std::unique_ptr<class Worker>> workers;
   std::atomic<bool> evicting{false};  // the flows that hold most are being reset
   std::atomic<uint64_t> last_eviction_ns{0};
@@ -133,6 +135,7 @@ class Worker {
   // A support command: moves one direction to another lane. False: it may not go there from where it is.
   bool order_lane_here(Flow& f, Direction d, Lane to);
   FlowView view(Flow& f);
+  ListenerView listener_view(uint32_t listener) const;
   const std::string& io_description() const { return io_description_; }
 
  private:
@@ -223,8 +226,9 @@ class Worker {
   std::vector<uint8_t> peek_buffer_;
   std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
   uint64_t now_ns_ = 0;                    // of this turn of the loop
-  bool accepting_ = true, stopping_ = false, announced_accept_error_ = false;
-  uint32_t live_ = 0;  // flows of this thread
+  bool accepting_ = true, stopping_ = false;
+  int accept_error_ = 0;  // an errno, until a connection is accepted again
+  uint32_t live_ = 0;     // flows of this thread
 
   std::thread thread_;
   Fd inbox_event_;

@@ -40,10 +40,12 @@ bool alone_in(const std::string& directory) {
   return true;
 }
 
-int move_to(const std::string& directory) {
+// `pid`: 0 for ourselves.
+int move_to(const std::string& directory, pid_t pid = 0) {
   int fd = ::open((directory + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) return errno;
-  int error = ::write(fd, "0", 1) == 1 ? 0 : errno;
+  const std::string text = std::to_string(pid);
+  int error = ::write(fd, text.data(), text.size()) > 0 ? 0 : errno;
   ::close(fd);
   return error;
 }
@@ -69,23 +71,12 @@ Result<OwnCgroup> OwnCgroup::enter() {
     g.path_ = here;  // a probe in the same process has made it
     g.came_from_ = here.substr(0, slash);
     g.made_ = true;
-  } else if (!own.empty() && alone_in(here)) {
-    g.path_ = here;
   } else {
     remove_dead_leaves(here);
-    g.came_from_ = here;
-    g.made_ = true;
-    // Another daemon may have our pid, in a pid namespace of its own: its leaf is not ours.
-    int failed = -1;
-    for (int n = 0; n < kLeavesTried && failed; n++) {
-      g.path_ = fmt::format("{}/penstock-{}{}", here, getpid(), n ? fmt::format(".{}", n) : "");
-      failed = mkdir(g.path_.c_str(), 0755);
-      if (failed && errno != EEXIST) break;
-    }
-    if (failed) return Error{fmt::format("cannot make the cgroup {}: {}", g.path_, strerror(errno))};
-    if (int e = move_to(g.path_)) {
-      rmdir(g.path_.c_str());
-      return Error{fmt::format("cannot enter the cgroup {}: {}", g.path_, strerror(e))};
+    if (!own.empty() && alone_in(here)) {
+      g.path_ = here;
+    } else if (auto made = g.make_leaf(here); !made) {
+      return made.error();
     }
   }
   g.directory_ = Fd(::open(g.path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -94,9 +85,33 @@ Result<OwnCgroup> OwnCgroup::enter() {
   return g;
 }
 
-void OwnCgroup::leave() {
+Status OwnCgroup::make_leaf(const std::string& parent) {
+  // Another daemon may have our pid, in a pid namespace of its own: its leaf is not ours (EEXIST). And one
+  // that starts at the same time may take ours for a dead one's before we are in it (ENOENT).
+  int error = 0;
+  for (int n = 0; n < kLeavesTried; n++) {
+    path_ = fmt::format("{}/penstock-{}{}", parent, getpid(), n ? fmt::format(".{}", n) : "");
+    if (mkdir(path_.c_str(), 0755)) {
+      error = errno;
+      if (error == EEXIST) continue;
+      return Error{fmt::format("cannot make the cgroup {}: {}", path_, strerror(error))};
+    }
+    error = move_to(path_);
+    if (!error) {
+      came_from_ = parent;
+      made_ = true;
+      return Nothing{};
+    }
+    rmdir(path_.c_str());
+    if (error != ENOENT) break;
+  }
+  return Error{fmt::format("cannot enter the cgroup {}: {}", path_, strerror(error))};
+}
+
+void OwnCgroup::leave(pid_t with) {
   directory_.reset();
   if (!made_) return;
+  if (with) move_to(came_from_, with);  // fails when it is gone
   if (move_to(came_from_) == 0) rmdir(path_.c_str());
   made_ = false;
 }

@@ -173,7 +173,11 @@ void Sockmap::Impl::pin() {
   struct statfs fs {};
   if (parent == "/sys/fs/bpf" && statfs(parent.c_str(), &fs) == 0 && fs.f_type != kBpfFsMagic)
     mount("bpf", parent.c_str(), "bpf", 0, "mode=0700");
-  if (statfs(parent.c_str(), &fs) || fs.f_type != kBpfFsMagic) {
+  if (statfs(parent.c_str(), &fs)) {
+    pin_error = fmt::format("cannot make {}: {}", options.pin, strerror(errno));
+    return;
+  }
+  if (fs.f_type != kBpfFsMagic) {
     pin_error = fmt::format("{} is not on a bpffs (mount -t bpf bpf /sys/fs/bpf)", options.pin);
     return;
   }
@@ -200,6 +204,11 @@ void Sockmap::Impl::unpin() {
 
 Sockmap::Sockmap(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Sockmap::~Sockmap() = default;
+
+void Sockmap::remove_for(pid_t pid) {
+  impl_->unpin();
+  impl_->cgroup.leave(pid);
+}
 
 Result<std::unique_ptr<Sockmap>> Sockmap::open(const Options& options) {
   PENSTOCK_ASSERT(options.threads <= PENSTOCK_THREADS_MAX);

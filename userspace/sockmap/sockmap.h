@@ -4,6 +4,8 @@
 // flow/lane_change.cc); what the programs do meanwhile is told in bpf/README.md. Thread-safe; an act on one
 // flow comes from one thread.
 #pragma once
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -30,6 +32,9 @@ class Sockmap {
   // come before any TCP socket of ours exists. Errors say which step the kernel refused and what it needs.
   static Result<std::unique_ptr<Sockmap>> open(const Options& options);
   ~Sockmap();  // unpins, detaches, leaves and removes the cgroup
+  // Of all that, what outlives a process, for one that may no longer do it: removes pins and cgroup, takes
+  // `pid` out of it. In a child of `pid`.
+  void remove_for(pid_t pid);
 
   // ---- memory shared with the programs and with whoever dumps the maps ----
   penstock_direction& direction(uint32_t index);
