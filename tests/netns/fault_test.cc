@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 
 #include <cerrno>
-#include <csignal>
 #include <vector>
 
 #include "netns/edge.h"
@@ -15,10 +14,10 @@ namespace {
 
 class Fault : public Edge {
  protected:
-  void start_towards(const std::string& server, const std::string& timeouts = "") {
+  void start_towards(const std::string& server) {
     DaemonOptions options;
     options.tables =
-        timeouts + "\n[upstream.mailbox]\nservers = [\"" + server +
+        "[upstream.mailbox]\nservers = [\"" + server +
         "\"]\n[[listener]]\nname = \"mail\"\nbind = [\"127.0.0.1:2525\"]\nupstream = \"mailbox\"\n";
     start_with(std::move(options));
   }
@@ -33,28 +32,31 @@ TEST_P(Fault, UpstreamRefuses) {
   EXPECT_TRUE(closed_for("connect_refused"));
 }
 
+TEST_P(Fault, StatusShowsWhatANameMeant) {
+  start_towards("localhost:3525");
+  const auto addresses = [&] {
+    return daemon_->status().at("upstreams")[0].at("servers")[0].at("addresses");
+  };
+  EXPECT_EQ(addresses(), Json::array());  // nobody has asked yet
+  connect().recv_to_end();
+  EXPECT_TRUE(closed_for("connect_refused"));
+  EXPECT_NE(addresses().dump().find("127.0.0.1"), std::string::npos) << addresses();
+  EXPECT_EQ(daemon_->status().at("listeners")[0].at("state"), "listening");
+}
+
 TEST_P(Fault, UpstreamUnreachable) {
   start_towards("192.0.2.1:3525");  // no route in this namespace
   connect().recv_to_end();
   EXPECT_TRUE(closed_for("connect_unreachable"));
 }
 
-TEST_P(Fault, UpstreamSilent) {
-  // Packets for .99 are sent, and nobody takes them.
-  const Netns elsewhere;
-  Netns::join(netns_, "near", {"192.0.2.1/24"}, elsewhere, "far", {"192.0.2.2/24"});
-  netns_.ip("neigh add 192.0.2.99 lladdr 02:00:00:00:00:99 dev near");
-  start_towards("192.0.2.99:3525", "[timeouts]\nconnect = \"300ms\"\n");
-  const TcpStream client = connect();
-  client.send_all("anybody?");
-  client.recv_to_end();
-  EXPECT_TRUE(closed_for("connect_timeout"));
-}
-
 TEST_P(Fault, UpstreamNameDoesNotResolve) {
   start_towards("nobody.invalid:3525");
   connect().recv_to_end();
   EXPECT_TRUE(closed_for("resolve_failed"));
+  const Json server = daemon_->status().at("upstreams")[0].at("servers")[0];
+  EXPECT_EQ(server.at("addresses"), Json::array());
+  EXPECT_NE(server.value("error", ""), "");
 }
 
 TEST_P(Fault, OneServerOfTwoRefuses) {
@@ -73,7 +75,7 @@ upstream = "mailbox"
   for (int round = 0; round < 10; ++round) {
     std::string said;
     const TcpStream client = connect();
-    client.half_close();
+    ::shutdown(client.fd(), SHUT_WR);  // fails where the refusal was faster
     if (client.recv_to_end(&said) == End::fin) {
       EXPECT_EQ(said, "second -\n");
       ++served;
@@ -184,17 +186,6 @@ TEST_P(Relayed, PipesRunOut) {
   EXPECT_EQ(daemon_->closed("fd_limit"), flows.size() - completed);
 }
 
-TEST_P(Fault, HalfClosedTooLong) {
-  DaemonOptions options;
-  options.tables = "[timeouts]\nhalf_closed = \"300ms\"\n" + mail_tables();
-  start_with(std::move(options));
-  const TcpListener server(at(kAddress, kServerPort));
-  auto [client, upstream] = open_flow(server);
-  client.half_close();
-  EXPECT_EQ(upstream.recv_to_end(), End::fin);
-  EXPECT_TRUE(closed_for("half_closed_timeout"));
-}
-
 TEST_P(Fault, IdleTooLong) {
   DaemonOptions options;
   options.tables = "[timeouts]\nidle = \"500ms\"\n" + mail_tables();
@@ -214,43 +205,12 @@ TEST_P(Fault, KilledByCommand) {
   start();
   const TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);
-  const Json answer = daemon_->ask({{"command", "kill"}, {"cookie", daemon_->flows()[0].at("cookie")}});
-  if (answer.contains("error")) GTEST_SKIP() << "kill is not available in this version";
+  const std::string cookie = daemon_->flows()[0].at("cookie");
+  EXPECT_EQ(daemon_->ask({{"command", "kill"}, {"cookies", {"1", cookie}}}),
+            Json({{"killed", {cookie}}, {"not_found", {"1"}}}));
   EXPECT_EQ(client.recv_to_end(), End::reset);
   EXPECT_EQ(upstream.recv_to_end(), End::reset);
   EXPECT_TRUE(closed_for("killed"));
-}
-
-// SIGTERM: no new flows, the open ones may finish within shutdown_grace.
-TEST_P(Fault, SigtermDrains) {
-  start();
-  TcpListener server(at(kAddress, kServerPort));
-  auto [client, upstream] = open_flow(server);
-  server.close();  // or a question that comes too early to be refused would be another flow
-  daemon_->process().signal(SIGTERM);
-  EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
-  client.send_all("finishing");
-  EXPECT_EQ(upstream.recv_exactly(9), "finishing");
-  client.half_close();
-  EXPECT_EQ(upstream.recv_to_end(), End::fin);
-  upstream.half_close();
-  EXPECT_EQ(client.recv_to_end(), End::fin);
-  EXPECT_EQ(daemon_->process().wait_exit(), 0) << daemon_->log();
-  daemon_.reset();
-}
-
-TEST_P(Fault, SecondSigtermEndsAtOnce) {
-  start();
-  TcpListener server(at(kAddress, kServerPort));
-  auto [client, upstream] = open_flow(server);
-  server.close();  // or a question that comes too early to be refused would be another flow
-  daemon_->process().signal(SIGTERM);
-  EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
-  daemon_->process().signal(SIGTERM);
-  EXPECT_EQ(daemon_->process().wait_exit(5s), 0) << daemon_->log();
-  EXPECT_EQ(client.recv_to_end(), End::reset);
-  EXPECT_EQ(upstream.recv_to_end(), End::reset);
-  daemon_.reset();
 }
 
 }  // namespace

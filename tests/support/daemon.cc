@@ -62,6 +62,7 @@ Daemon::Daemon(const DaemonOptions& options) {
   std::ostringstream toml;
   toml << "[daemon]\nengine = " << std::quoted(options.engine) << "\nthreads = " << options.threads
        << "\nlog = { level = \"debug\" }\n"
+       << options.daemon_keys << "\n"
        << "[admin]\nsocket = " << std::quoted(admin_socket()) << "\nhttp = \"\"\n"
        << "[bpf]\npin = " << std::quoted(pin_) << "\nmax_flows = " << options.max_flows << "\n"
        << options.tables;

@@ -39,6 +39,7 @@ struct DaemonOptions {
   std::string engine = "auto";
   unsigned threads = 2;
   unsigned max_flows = 1024;
+  std::string daemon_keys;  // more keys of [daemon]
   std::string tables;  // more TOML: upstreams and listeners, and tables other than [daemon] [admin] [bpf]
   ProcessOptions process;
 };

@@ -74,7 +74,13 @@ Process::Process(const std::vector<std::string>& argv, const ProcessOptions& opt
   reader_ = std::thread([this, fd = std::move(out_read)] { collect(fd.get()); });
 }
 
+void Process::go_on_reading() {
+  reading_ = true;
+  reading_.notify_all();
+}
+
 Process::~Process() {
+  go_on_reading();
   ::kill(-pid_, SIGKILL);
   if (!exit_code_) ::waitpid(pid_, nullptr, 0);
   reader_.join();
@@ -87,6 +93,7 @@ void Process::collect(int fd) {
   char bytes[4096];
   pollfd watched[] = {{fd, POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
   for (;;) {
+    reading_.wait(false);
     const bool alive = watched[1].fd >= 0;
     const int ready = ::poll(watched, 2, alive ? -1 : kDescendantsQuietMs);
     if (ready < 0 && errno == EINTR) continue;

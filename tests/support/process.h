@@ -4,6 +4,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -38,6 +39,9 @@ class Process {
   // True once `needle` stands in the output; false when the program ended or `limit` passed without it.
   bool wait_for(std::string_view needle, milliseconds limit = kPatience) const;
   void signal(int number) const;
+  // Whatever it writes stays in the pipe, until that is full.
+  void stop_reading() { reading_ = false; }
+  void go_on_reading();
   void close_stdin() { stdin_.reset(); }
   // The exit code, or 128 + the signal that killed it. Throws when it has not ended within `limit`.
   int wait_exit(milliseconds limit = kPatience);
@@ -53,6 +57,7 @@ class Process {
   mutable std::condition_variable changed_;
   std::string output_;  // guarded by mutex_
   bool ended_ = false;  // guarded by mutex_: no more output will come
+  std::atomic<bool> reading_ = true;
   std::thread reader_;
 };
 
