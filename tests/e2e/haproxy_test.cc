@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// HAProxy, whose protocol it is, reads the PROXY header we send.
+// HAProxy behind the edge reads the PROXY header we send, its own protocol; HAProxy in front of it pipes
+// plain TCP, checks it and notices when it drains.
+#include <csignal>
+#include <thread>
+
 #include "e2e/site.h"
+#include "support/named_echo.h"
+#include "support/traces.h"
 
 namespace penstock::test {
 namespace {
@@ -62,6 +68,83 @@ frontend f
   EXPECT_EQ(at_client({"curl", "-sS", "--max-time", "20", "--cacert", file("www.example.net.pem"),
                        "--resolve", "www.example.net:443:192.0.2.1", "https://www.example.net/"}),
             "192.0.2.10 for www.example.net");
+}
+
+class HaproxyInFront : public Haproxy {
+ protected:
+  static constexpr uint16_t kFront = 9000;
+  Process& start_front(const std::string& server_options) {
+    directory_.write("front.cfg", R"(
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+listen front
+  bind 127.0.0.1:9000
+  retries 0
+  server edge 192.0.2.1:8081 )" + server_options +
+                                      "\n");
+    return start_at_client({"haproxy", "-db", "-f", file("front.cfg")}, {kFront});
+  }
+  TcpStream connect_front() const {
+    const Netns::Inside inside(client_);
+    return TcpStream::connect(at("127.0.0.1", kFront));
+  }
+  void start_echo() {
+    const Netns::Inside inside(servers_);
+    echo_.emplace("mailbox", at(kServerV4, kPort), NamedEcho::Proxy::required);
+  }
+  std::optional<NamedEcho> echo_;
+};
+
+// In front and behind: whom the last one sees is the front, until it is believed.
+TEST_F(HaproxyInFront, AndBehind) {
+  start_haproxy();
+  start_edge(pass_through({kPort}, "v2"));
+  start_front("");
+  const std::string said = at_client({"curl", "-sS", "--max-time", "20", "http://127.0.0.1:9000/"});
+  EXPECT_TRUE(said.starts_with("192.0.2.10:")) << said;
+  EXPECT_TRUE(said.ends_with(" to 192.0.2.1:8081 for ")) << said;
+}
+
+TEST_F(HaproxyInFront, EveryByteBothWays) {
+  start_echo();
+  start_edge(pass_through({kPort}, "v2"));
+  start_front("");
+  const TcpStream client = connect_front();
+  EXPECT_TRUE(client.recv_line().starts_with("mailbox v2 192.0.2.10:"));
+  std::string sent(16 << 20, 0), received;
+  for (size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<char>(i * 2654435761u >> 13);
+  std::thread sender([&] {
+    client.send_all(sent);
+    client.half_close();
+  });
+  EXPECT_EQ(client.recv_to_end(&received), End::fin);
+  sender.join();
+  EXPECT_TRUE(received == sent) << received.size() << " bytes came back";
+}
+
+TEST_F(HaproxyInFront, NoticesTheDrain) {
+  start_echo();
+  start_edge(pass_through({kPort}, "v2"));
+  Process& front = start_front("check inter 100ms fall 1 rise 1");
+  const TcpStream open = connect_front();
+  EXPECT_TRUE(open.recv_line().starts_with("mailbox v2 192.0.2.10:"));
+  daemon_->process().signal(SIGTERM);
+  EXPECT_TRUE(front.wait_for("Server front/edge is DOWN")) << front.output();
+  std::string said;
+  connect_front().recv_to_end(&said);
+  EXPECT_EQ(said, "");
+  open.send_all("finishing");
+  EXPECT_EQ(open.recv_exactly(9), "finishing");
+  open.half_close();
+  EXPECT_EQ(open.recv_to_end(), End::fin);
+  EXPECT_EQ(daemon_->process().wait_exit(), 0) << daemon_->log();
+  expect_no_trace(*daemon_);
+  expect_log_adds_up(daemon_->log());
+  EXPECT_NE(daemon_->log().find("reason=completed"), std::string::npos) << daemon_->log();
+  daemon_.reset();
 }
 
 }  // namespace

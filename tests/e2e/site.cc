@@ -43,11 +43,20 @@ void Site::start_edge(const std::string& tables) {
 }
 
 Process& Site::start_server(const std::vector<std::string>& argv, const std::vector<uint16_t>& ports) {
-  const Netns::Inside inside(servers_);
+  return start_listening(servers_, kServerV4, argv, ports);
+}
+
+Process& Site::start_at_client(const std::vector<std::string>& argv, const std::vector<uint16_t>& ports) {
+  return start_listening(client_, "127.0.0.1", argv, ports);
+}
+
+Process& Site::start_listening(const Netns& where, const char* address, const std::vector<std::string>& argv,
+                               const std::vector<uint16_t>& ports) {
+  const Netns::Inside inside(where);
   Process& program = programs_.emplace_back(argv);
   for (const uint16_t port : ports) {
     const bool listens =
-        wait_until([&] { return !program.running() || TcpStream::try_connect(at(kServerV4, port)) == 0; });
+        wait_until([&] { return !program.running() || TcpStream::try_connect(at(address, port)) == 0; });
     if (!listens || !program.running()) {
       throw std::runtime_error(argv[0] + " does not listen on " + std::to_string(port) + ":\n" +
                                program.output());

@@ -33,6 +33,8 @@ class Site : public testing::Test {
   void start_edge(const std::string& tables);
   // Returns once it listens on all of `ports` of kServerV4.
   Process& start_server(const std::vector<std::string>& argv, const std::vector<uint16_t>& ports);
+  // Likewise at the client, on 127.0.0.1.
+  Process& start_at_client(const std::vector<std::string>& argv, const std::vector<uint16_t>& ports);
   // Runs it at the client until it ends; its output. `input` is its stdin.
   std::string at_client(const std::vector<std::string>& argv, const std::string& input = "") const;
   TcpStream connect(const char* edge, uint16_t port) const;
@@ -41,6 +43,9 @@ class Site : public testing::Test {
   void make_certificate(const std::string& name) const;
   std::string file(const std::string& name) const { return directory_.path() + "/" + name; }
   bool server_said(const std::string& text) const;
+
+  Process& start_listening(const Netns& where, const char* address, const std::vector<std::string>& argv,
+                           const std::vector<uint16_t>& ports);
 
   TempDir directory_;
   Netns client_, edge_, servers_;
