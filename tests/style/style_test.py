@@ -139,13 +139,55 @@ def received_bytes(path, text):
             yield line_of(code, m.start()), f"{m[1]}() without MSG_PEEK or MSG_TRUNC copies received bytes into our memory"
 
 
+def header_says_what(path, text):
+    if not path.endswith(".h") or path.startswith("bpf/"):
+        return
+    says = re.match(r"//[^\n]*\n// (\S+\.h): \S", text)
+    if not says or not path.endswith(says[1]):
+        yield 2, "a header begins with its path and what it is for"
+
+
+def names_in_full(path, text):
+    """What bpftool shows of a name ends after 15 characters."""
+    if not path.endswith(".bpf.c"):
+        return
+    for m in re.finditer(r"^SEC\([^\n]*\)\s*\n?(?:int|long) (\w{16,})\(|^} (\w{16,}) SEC\(\"\.maps\"\)", text, re.M):
+        yield line_of(text, m.end()), f"{m[1] or m[2]}: bpftool shows 15 characters of a name"
+
+
 FILE_RULES = {
     "layers": layers,
     "third_party": third_party,
     "spdx": spdx,
     "forbidden_words": forbidden_words,
     "received_bytes": received_bytes,
+    "header_says_what": header_says_what,
+    "names_in_full": names_in_full,
 }
+
+
+def readme_commands(files):
+    """Paths, commands and options that a README names exist. `files`: text by path."""
+    places = set(files) | {path[:at] for path in files for at in range(len(path)) if path[at] == "/"}
+    subcommands = set(re.findall(r'add_command\(app, o, "(\w+)"', files.get("tools/penstock/main.cc", "")))
+    for path, text in files.items():
+        if not path.endswith(".md"):
+            continue
+        for code in re.finditer(r"^```.*?^```|`[^`\n]+`", text, re.M | re.S):
+            for m in re.finditer(r"(?<![\w./-])(?:tools|tests|userspace|bpf|packaging|\.ci)/[\w.-]+[\w./*-]*", code[0]):
+                name = m[0].rstrip("./")
+                if "*" not in name and name not in places:
+                    yield path, line_of(text, code.start() + m.start()), f"there is no {name}"
+            for m in re.finditer(r"(?:^|`|&& |\| )penstock ([a-z]+)", code[0], re.M):
+                if m[1] not in subcommands:
+                    yield path, line_of(text, code.start() + m.start(1)), f"there is no `penstock {m[1]}`"
+            for m in re.finditer(r"tests/long/prove ([a-z-]+)", code[0]):
+                if f"tests/long/{m[1].replace('-', '_')}.py" not in files:
+                    yield path, line_of(text, code.start() + m.start()), f"there is no proof {m[1]}"
+            for m in re.finditer(r"(tools/\w+)((?: --[a-z-]+)+)", code[0]):
+                for option in m[2].split():
+                    if m[1] in files and option not in files[m[1]] + files.get("tools/demo/demo.py", ""):
+                        yield path, line_of(text, code.start() + m.start()), f"{m[1]} has no {option}"
 
 
 def top_level(paths):
@@ -226,9 +268,12 @@ def check(root, cxx, directories, stamps):
         print("skipped: not a git checkout")
         return 77
     breaches = [(path, line, "top_level", what) for path, line, what in top_level(paths)]
+    files = {}
     for path in paths:
         with open(os.path.join(root, path), encoding="latin-1", newline="") as file:
-            text = file.read()
+            files[path] = file.read()
+    breaches += [(path, line, "readme_commands", what) for path, line, what in readme_commands(files)]
+    for path, text in files.items():
         for rule, find in FILE_RULES.items():
             breaches += [(path, line, rule, what) for line, what in find(path, text)]
     with tempfile.TemporaryDirectory() as passing:
@@ -321,7 +366,28 @@ EXAMPLES = {
         ("userspace/flow/relay.cc", "on_read(a, b, c); eventfd_read(fd, &n); read(counter);\n", None),
         ("userspace/io/io.cc", "n = read(fd, buffer, n);\n", None),
     ],
+    "header_says_what": [
+        ("userspace/base/fd.h", "// SPDX\n// base/fd.h: an owned file descriptor.\n", None),
+        ("userspace/base/fd.h", "// SPDX\n// base/descriptor.h: an owned file descriptor.\n", 2),
+        ("userspace/base/fd.h", "// SPDX\n#pragma once\n", 2),
+        ("userspace/base/fd.cc", "// SPDX\n#include <unistd.h>\n", None),
+    ],
+    "names_in_full": [
+        ("bpf/penstock.bpf.c", 'SEC("sk_skb")\nint verdict(void *c)\n', None),
+        ("bpf/penstock.bpf.c", 'SEC("sk_skb")\nint verdict_of_flows(void *c)\n', 2),
+        ("bpf/penstock.bpf.c", '\nstruct {\n} directions_of_it SEC(".maps");\n', 3),
+        ("bpf/penstock.bpf.c", 'static int a_helper_that_nobody_sees(void)\n', None),
+    ],
 }
+README_EXAMPLES = [  # (text of a README, the line it must be caught at, or None)
+    ("`tools/test` and `tests/long/prove stop` and `penstock flows`\n", None),
+    ("tools/missing is only said\n", None),
+    ("\n`tools/missing`\n", 2),
+    ("```\ntools/test\npenstock fly\n```\n", 3),
+    ("`tests/long/prove stopp`\n", 1),
+    ("`tools/test --strict`\n", None),
+    ("`tools/test --stricter`\n", 1),
+]
 
 
 def selftest(cxx):
@@ -337,6 +403,16 @@ def selftest(cxx):
             failures.append(f"{rule}: needs an example that is caught and one that is not")
         for path, text, caught in examples:
             expect(rule, (path, text), [caught] if caught else [], [line for line, _ in find(path, text)])
+
+    tree = {
+        "tools/test": "--strict",
+        "tests/long/prove": "",
+        "tests/long/stop.py": "",
+        "tools/penstock/main.cc": 'add_command(app, o, "flows"',
+    }
+    for text, caught in README_EXAMPLES:
+        got = [line for _, line, _ in readme_commands({**tree, "README.md": text})]
+        expect("readme_commands", text, [caught] if caught else [], got)
 
     whole = [f"{name}/x" if "." not in name and name != "LICENSE" else name for name in TOP_LEVEL]
     expect("top_level", "whole", [], list(top_level(whole + [".gitignore", ".ci/run"])))
