@@ -52,6 +52,7 @@ std::string daemon_text(const Json& answer) {
                      uptime_s ? (*uptime_s == 0 ? "0s" : duration_text(*uptime_s * 1000)) : kUnknown,
                      text(answer, "threads"), text(answer, "kernel"));
   all += fmt::format("engine  {} ({})\n", text(answer, "engine"), text(answer, "engine_reason"));
+  all += fmt::format("io      {}\n", text(answer, "io"));
   all += fmt::format("flows   {} accepted = {} active + {} closed\n", text(totals, "accepted"),
                      text(totals, "active"), closed);
   all += fmt::format("bytes   {} in splice, {} in relay\n", size(bytes, "splice"), size(bytes, "relay"));

@@ -223,6 +223,10 @@ int run(const config::Config& config, int signals) {
     return fail(started.error().message);
   }
   facts.io = p.shared.workers[0]->io_description();
+  if (const std::string& refusal = p.shared.workers[0]->io_refusal(); !refusal.empty()) {
+    log::warn("io_uring is refused, epoll takes its place: {}", refusal);
+    if (!p.shared.splice) facts.engine_reason += "; everything is relayed, with epoll";
+  }
   ready = true;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 
 #include "daemon/json.h"
-#include "io/io.h"
+#include "io/twins.h"
 
 namespace penstock::daemon {
 namespace {
@@ -45,9 +45,10 @@ EngineChoice choose_engine(config::Engine wanted, bool use_remembered) {
 
 int print_probe(bool json) {
   EngineChoice choice = choose_engine(config::Engine::automatic, false);
-  auto ring = io::Io::open(8);
-  sockmap::Capability io_uring{"io_uring", ring.ok(), false,
-                               ring.ok() ? (*ring)->description() : ring.error().message};
+  auto ring = io::open_io_uring(8);
+  sockmap::Capability io_uring{
+      "io_uring", ring.ok(), false,
+      ring.ok() ? (*ring)->description() : ring.error().message + "; epoll takes its place"};
   choice.report.capabilities.insert(choice.report.capabilities.begin(), io_uring);
   const char* engine = choice.splice ? "sockmap" : "io_uring";
   if (json) {

@@ -68,6 +68,7 @@ Status Worker::start() {
     }
     io_ = std::move(*io);
     io_description_ = io_->description();
+    io_refusal_ = io_->refusal();
     ready.store(1);
     ready.notify_one();
     run();
@@ -242,11 +243,13 @@ void Worker::dispatch(const io::Completion& c) {
       tasks.swap(inbox_);
     }
     for (auto& t : tasks) t(*this);
+    PENSTOCK_ASSERT(c.result >= 0);
     if (!c.more && !stopping_) io_->poll_each(inbox_event_.get(), POLLIN, c.token);
     return;
   }
   if (op == Op::events) {
     shared_.sockmap->consume(index_, [this](const penstock_event& e) { on_kernel_event(e); });
+    PENSTOCK_ASSERT(c.result >= 0);
     if (!c.more && !stopping_) io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, c.token);
     return;
   }
@@ -261,6 +264,10 @@ void Worker::dispatch(const io::Completion& c) {
   if (r.phase == Phase::closing) {
     if (f.armed == 0) release(f);
     return;
+  }
+  if (c.result < 0 && c.result != -ECANCELED && op != Op::connect) {
+    log::error("flow cookie={}: cannot wait for its sockets: {}", r.cookie[kClient], strerror(-c.result));
+    return begin_close(f, CloseReason::internal_error);
   }
   switch (op) {
     case Op::watch_client:

@@ -119,7 +119,7 @@ class Worker {
  public:
   Worker(Shared& shared, uint32_t index, std::vector<ListenerSocket> listeners);
   ~Worker();
-  Status start();  // opens the ring on the new thread and returns how that went
+  Status start();  // opens its Io on the new thread and returns how that went
   void join();
 
   // ---- from any thread ----
@@ -136,7 +136,9 @@ class Worker {
   bool order_lane_here(Flow& f, Direction d, Lane to);
   FlowView view(Flow& f);
   ListenerView listener_view(uint32_t listener) const;
+  // Its Io's, known once start() is back.
   const std::string& io_description() const { return io_description_; }
+  const std::string& io_refusal() const { return io_refusal_; }
 
  private:
   // worker.cc
@@ -214,7 +216,7 @@ class Worker {
   const uint32_t index_;
   std::vector<ListenerSocket> listeners_;
   std::unique_ptr<io::Io> io_;
-  std::string io_description_;
+  std::string io_description_, io_refusal_;
   io::Deadlines deadlines_;
   Pipes pipes_;
   struct Runnable {
