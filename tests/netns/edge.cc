@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netns/edge.h"
 
+#include <cerrno>
+
 namespace penstock::test {
 namespace {
 
@@ -31,8 +33,11 @@ void Edge::start(const std::string& more) {
 }
 
 void Edge::start_with(DaemonOptions options) {
-  options.engine = GetParam();
+  options.engine = GetParam().engine;
+  if (GetParam().epoll) options.process.io_uring_refused = EPERM;
   daemon_.emplace(options);
+  ASSERT_EQ(daemon_->status().at("io").get<std::string>().starts_with("epoll"), GetParam().epoll)
+      << daemon_->log();
   at_start_ = daemon_->descriptors();
 }
 

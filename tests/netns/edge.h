@@ -20,8 +20,13 @@ struct Pair {
   TcpStream client, server;
 };
 
-// Every test runs once for each engine, its parameter.
-class Edge : public testing::TestWithParam<const char*> {
+struct Drive {
+  const char* engine;
+  bool epoll = false;  // io_uring is refused, as a seccomp profile may
+};
+
+// Every test runs once for each way of driving the edge, its parameter.
+class Edge : public testing::TestWithParam<Drive> {
  protected:
   static constexpr const char* kAddress = "127.0.0.1";
   static constexpr uint16_t kMailPort = 2525, kWebPort = 8443, kServerPort = 3525;
@@ -48,10 +53,16 @@ class Edge : public testing::TestWithParam<const char*> {
   Descriptors at_start_;
 };
 
-inline std::string engine_name(const testing::TestParamInfo<const char*>& info) {
-  return info.param;
+inline std::string drive_name(const testing::TestParamInfo<Drive>& info) {
+  return std::string(info.param.engine) + (info.param.epoll ? "_epoll" : "");
 }
-#define FOR_BOTH_ENGINES(suite) \
-  INSTANTIATE_TEST_SUITE_P(engine, suite, testing::Values("auto", "io_uring"), engine_name)
+// auto, auto_epoll, io_uring, io_uring_epoll: the last two relay everything.
+#define FOR_BOTH_ENGINES(suite)                                                                        \
+  INSTANTIATE_TEST_SUITE_P(                                                                            \
+      drive, suite,                                                                                    \
+      testing::Values(Drive{"auto"}, Drive{"auto", true}, Drive{"io_uring"}, Drive{"io_uring", true}), \
+      drive_name)
+#define FOR_ENGINE(suite, engine) \
+  INSTANTIATE_TEST_SUITE_P(drive, suite, testing::Values(Drive{engine}, Drive{engine, true}), drive_name)
 
 }  // namespace penstock::test

@@ -24,7 +24,7 @@ class Fault : public Edge {
 };
 FOR_BOTH_ENGINES(Fault);
 class Relayed : public Fault {};
-INSTANTIATE_TEST_SUITE_P(engine, Relayed, testing::Values("io_uring"), engine_name);
+FOR_ENGINE(Relayed, "io_uring");
 
 TEST_P(Fault, UpstreamRefuses) {
   start_towards("127.0.0.1:3525");

@@ -89,7 +89,7 @@ class Lane : public Edge {
         << " to " << lane << ": " << refusal;
   }
 };
-INSTANTIATE_TEST_SUITE_P(engine, Lane, testing::Values("auto"), engine_name);
+FOR_ENGINE(Lane, "auto");
 
 // Some chunks as segments that overlap each other and what was sent before, or come in the wrong order.
 auto overlapping(const RawSegments& raw) {

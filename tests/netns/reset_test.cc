@@ -153,7 +153,7 @@ class ResetInLane : public Edge {
     EXPECT_TRUE(closed_for("upstream_reset"));
   }
 };
-INSTANTIATE_TEST_SUITE_P(engine, ResetInLane, testing::Values("auto"), engine_name);
+FOR_ENGINE(ResetInLane, "auto");
 
 TEST_P(ResetInLane, HeldByTheClient) {
   client_resets_in("held");

@@ -2,8 +2,10 @@
 // Starts that must fail, and how they say it: exit 2 for the operator's mistake, 1 for what the machine
 // refuses.
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
+#include <utility>
 
 #include "netns/edge.h"
 #include "support/traces.h"
@@ -203,6 +205,35 @@ TEST_F(Start, AutoWithoutPrivilegeRelays) {
   EXPECT_NE(process.output().find("io_uring"), std::string::npos) << process.output();
   process.signal(SIGTERM);
   EXPECT_EQ(process.wait_exit(), 0);
+}
+
+// What RHEL's sysctl and Docker's default seccomp profile answer, and kernels without it.
+TEST_F(Start, EpollWhereIoUringIsRefused) {
+  for (const auto& [error, why] :
+       {std::pair{EPERM, "Operation not permitted"}, {ENOSYS, "not implemented"}}) {
+    ProcessOptions refusing;
+    refusing.io_uring_refused = error;
+    Process process({daemon_program(), "--config", directory.write("penstock.toml", minimal("io_uring"))},
+                    refusing);
+    ASSERT_TRUE(process.wait_for("ready")) << process.output();
+    const Outcome o{0, process.output()};
+    EXPECT_SAYS(o, "io_uring is refused, epoll takes its place: io_uring_setup: ");
+    EXPECT_SAYS(o, why);
+    EXPECT_SAYS(
+        o, "engine io_uring (as configured; everything is relayed, with epoll), epoll (io_uring_setup: ");
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait_exit(), 0) << process.output();
+  }
+}
+
+TEST_F(Start, ProbeSaysThatIoUringIsRefused) {
+  ProcessOptions refusing;
+  refusing.io_uring_refused = EPERM;
+  Process process({daemon_program(), "--probe"}, refusing);
+  EXPECT_EQ(process.wait_exit(), 0) << process.output();  // of the sockmap alone
+  const Outcome o{0, process.output()};
+  EXPECT_SAYS(o, "NO   io_uring       io_uring_setup: Operation not permitted: kernel.io_uring_disabled");
+  EXPECT_SAYS(o, "engine: sockmap");
 }
 
 TEST_F(Start, ProbeFindsTheSockmapEngineHere) {

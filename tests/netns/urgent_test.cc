@@ -32,7 +32,7 @@ TEST_P(Urgent, ByteInTheMiddle) {
 }
 
 class UrgentRelayed : public Urgent {};
-INSTANTIATE_TEST_SUITE_P(engine, UrgentRelayed, testing::Values("auto"), engine_name);
+FOR_ENGINE(UrgentRelayed, "auto");
 
 TEST_P(UrgentRelayed, GoesBackToSpliceForTheByte) {
   start();

@@ -17,6 +17,8 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "support/seccomp.h"
+
 namespace penstock::test {
 namespace {
 
@@ -37,6 +39,8 @@ namespace {
     const rlimit limit{*options.nofile, *options.nofile};
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::_exit(126);
   }
+  if (options.io_uring_refused != 0 && !refuse_call(SYS_io_uring_setup, options.io_uring_refused))
+    ::_exit(126);
   int program = -1;  // opened before: another user may not enter the directory it lies in
   if (options.uid) {
     program = ::open(argv[0], O_PATH | O_CLOEXEC);

@@ -23,6 +23,7 @@ struct ProcessOptions {
   std::map<std::string, std::string> environment;  // added to our own
   std::optional<uid_t> uid;                        // also the gid; no capabilities remain
   std::optional<unsigned> nofile;                  // RLIMIT_NOFILE, soft and hard
+  int io_uring_refused = 0;                        // the errno that io_uring_setup(2) answers, by seccomp
   std::string input;                               // on stdin, at most a pipe's 64 KiB; then end of file
   bool keep_stdin_open = false;                    // instead of end of file
 };
