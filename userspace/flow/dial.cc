@@ -73,6 +73,8 @@ void Worker::on_connected(Flow& f, int result) {
     arm_poll(f, Op::watch_upstream, f.record->fd[kUpstream], 0);
     return begin_prime(f);
   }
+  // Accepted, then reset before we looked: an attempt that is refused says ECONNREFUSED.
+  if (result == -ECONNRESET || result == -EPIPE) return begin_close(f, CloseReason::upstream_reset);
   if (f.timed_out) return dial_failed(f, CloseReason::connect_timeout, ETIMEDOUT);
   dial_failed(f, reason_of(-result), -result);
 }
