@@ -35,7 +35,8 @@ class Io {
   // stays open until all its operations have ended.
   virtual void accept(int listener,
                       Token token) = 0;  // many; result = a descriptor, nonblocking, close-on-exec
-  // Once; result = the events that hold, at once if they do already. POLLERR and POLLHUP always count.
+  // Once; result = the events that hold, at once if they do already. POLLERR and POLLHUP always count,
+  // with io_uring POLLRDHUP too.
   virtual void poll(int fd, uint32_t events, Token token) = 0;
   // First as poll(), then at each wake-up with such an event. Edge-like: what goes on holding does not repeat
   // by itself, though it may be told again when another operation starts on the same descriptor.
