@@ -18,7 +18,7 @@
 #include <linux/types.h>
 #endif
 
-#define PENSTOCK_LAYOUT 1 /* of everything below; a change of layout counts up */
+#define PENSTOCK_LAYOUT 2 /* of everything below; a change of layout counts up */
 #define PENSTOCK_THREADS_MAX 256
 #define PENSTOCK_LISTENERS_MAX 1024
 #define PENSTOCK_UPSTREAMS_MAX 1024
@@ -184,7 +184,9 @@ struct penstock_flow {
   char sni[PENSTOCK_SNI_BYTES];
 };
 
-/* totals: ARRAY of one, mmapable; accepted = active + the sum of closed. */
+/* totals: ARRAY of one, mmapable; accepted = active + the sum of closed. The counters of that law, here and in
+ * `listeners`, change together: a copy made from the first field to the last in which updates_done and
+ * updates_begun are equal saw every change whole, and the law is exact in it. */
 struct penstock_closed {
 #define X(name) __u64 name;
   PENSTOCK_CLOSE_REASONS(X)
@@ -196,6 +198,7 @@ struct penstock_lane_changes {
 #undef X
 };
 struct penstock_totals {
+  __u64 updates_done;
   __u64 accepted;
   __u64 active;
   struct penstock_closed closed;
@@ -208,6 +211,7 @@ struct penstock_totals {
   __u64 pipes;            /* pipes in use */
   __u64 pipe_bytes;       /* their capacity */
   __u64 pipes_refused;    /* no descriptor or no memory for a pipe: the direction waited */
+  __u64 updates_begun;
 };
 
 /* listeners, upstreams: ARRAY, mmapable, indexed in the order of the configuration; an empty name is an

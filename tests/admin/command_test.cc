@@ -121,7 +121,7 @@ class CommandTest : public ::testing::Test {
 const Json kStatus = Json::parse(R"({
   "version": "0.1.0", "pid": 4711, "uptime_s": 7265, "engine": "sockmap", "engine_reason": "every capability is there",
   "io": "epoll, as the daemon says",
-  "kernel": "6.1.0", "threads": 2, "news": {"from": ["a", "later", "version"]},
+  "kernel": "6.1.0", "threads": 2, "http": {"address": "127.0.0.1:9464", "state": "waiting", "reason": "in use"}, "news": {"from": ["a", "later", "version"]},
   "listeners": [
     {"name": "web", "bind": ["[::]:443"], "state": "waiting", "reason": "address in use", "accepted": 0, "active": 0, "closed": 0},
     {"name": "mail", "bind": ["0.0.0.0:25", "[::]:25"], "state": "listening", "accepted": 1200, "active": 12, "closed": 1188}],
@@ -143,6 +143,7 @@ io      epoll, as the daemon says
 flows   1200 accepted = 12 active + 1188 closed
 bytes   1.5 GiB in splice, 1023 B in relay
 memory  0 B held, 64.0 KiB in pipes, limit 256.0 MiB
+http    127.0.0.1:9464 waiting: in use
 
 LISTENER  BIND                 STATE      ACCEPTED  ACTIVE  CLOSED  REASON
 mail      0.0.0.0:25, [::]:25  listening      1200      12    1188

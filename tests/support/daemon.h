@@ -40,6 +40,8 @@ struct DaemonOptions {
   unsigned threads = 2;
   unsigned max_flows = 1024;
   std::string daemon_keys;  // more keys of [daemon]
+  std::string http;         // admin.http
+  std::string pin;          // empty: one of its own
   std::string tables;  // more TOML: upstreams and listeners, and tables other than [daemon] [admin] [bpf]
   ProcessOptions process;
 };

@@ -58,6 +58,10 @@ std::string daemon_text(const Json& answer) {
   all += fmt::format("bytes   {} in splice, {} in relay\n", size(bytes, "splice"), size(bytes, "relay"));
   all += fmt::format("memory  {} held, {} in pipes, limit {}\n", size(totals, "held_bytes"),
                      size(totals, "pipe_bytes"), size(totals, "memory_limit_bytes"));
+  const Json& http = member(answer, "http");
+  auto address = text(http, "address"), reason = text(http, "reason");
+  all += fmt::format("http    {}{}{}\n", address == kUnknown ? "" : address + " ", text(http, "state"),
+                     reason == kUnknown ? "" : ": " + reason);
   return all;
 }
 

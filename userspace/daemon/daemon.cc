@@ -7,20 +7,25 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/sysinfo.h>
+#include <sys/utsname.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "config/address.h"
 #include "config/config.h"
 #include "daemon/admin.h"
 #include "daemon/caretaker.h"
 #include "daemon/engine.h"
+#include "daemon/http.h"
 #include "daemon/listen.h"
+#include "daemon/metrics.h"
 #include "daemon/privileges.h"
 #include "daemon/status.h"
 #include "flow/worker.h"
@@ -159,7 +164,7 @@ Status build(Parts& p, Facts& facts) {
 
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it.
-void wait_for_the_end(flow::Shared& shared, int signals) {
+void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>* readiness) {
   const auto grace = shared.config->daemon.shutdown_grace;
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
@@ -179,6 +184,7 @@ void wait_for_the_end(flow::Shared& shared, int signals) {
     if (draining) break;
     end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(grace).count());
     draining = true;
+    *readiness = Readiness::draining;
     log::info("draining: {} flows have {:.1f} s", flow::read(shared.statistics.totals->active),
               static_cast<double>(grace.count()) / 1000);
     sd_notify(0, "STOPPING=1");
@@ -195,13 +201,25 @@ int run(const config::Config& config, int signals) {
   p.config = config;
   Facts facts;
   facts.started_ns = io::now_ns();
+  facts.started_unix_s =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  utsname kernel{};
+  uname(&kernel);
+  facts.kernel = kernel.release;
   // First of all, so that a second daemon is told about the first one and not about its ports.
-  std::atomic<bool> ready{false};
+  std::atomic<Readiness> readiness{Readiness::starting};
   auto admin = Admin::start(p.config.admin.socket, [&](const Json& request) {
-    return ready ? answer(p.shared, facts, request) : Json{{"error", "penstockd is still starting"}};
+    return readiness == Readiness::starting ? Json{{"error", "penstockd is still starting"}}
+                                            : answer(p.shared, facts, request);
   });
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_socket = std::move(*admin);
+  std::unique_ptr<Http> http;
+  if (!p.config.admin.http.empty())
+    http = std::make_unique<Http>(
+        *config::parse_bind(p.config.admin.http),  // the configuration has been checked
+        [&](const std::string& path) { return page(path, readiness, p.shared, facts); });
+  facts.http = http.get();
   if (auto built = build(p, facts); !built) return fail(built.error().message);
   if (!p.config.daemon.user.empty()) {
     auto s = caretaker.start([&, daemon = getpid()] {
@@ -227,12 +245,12 @@ int run(const config::Config& config, int signals) {
     log::warn("io_uring is refused, epoll takes its place: {}", refusal);
     if (!p.shared.splice) facts.engine_reason += "; everything is relayed, with epoll";
   }
-  ready = true;
+  readiness = Readiness::ready;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");
 
-  wait_for_the_end(p.shared, signals);
+  wait_for_the_end(p.shared, signals, &readiness);
   admin_socket.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();

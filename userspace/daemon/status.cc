@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/status.h"
 
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -9,6 +8,8 @@
 #include <optional>
 #include <set>
 
+#include "daemon/http.h"
+#include "daemon/snapshot.h"
 #include "io/io.h"
 
 namespace penstock::daemon {
@@ -69,82 +70,100 @@ Json server_json(flow::Shared& shared, size_t upstream, size_t server) {
   return j;
 }
 
-Json status(flow::Shared& shared, const Facts& facts) {
+Json http(const Facts& facts, const config::Admin& admin) {
+  if (!facts.http) return {{"state", "off"}};
+  Http::State state = facts.http->state();
+  Json out = {{"address", admin.http}, {"state", state.listening ? "listening" : "waiting"}};
+  if (!state.listening) out["reason"] = state.reason;
+  return out;
+}
+
+Json listeners(flow::Shared& shared, const Snapshot& s) {
   const config::Config& c = *shared.config;
-  utsname kernel{};
-  uname(&kernel);
-  Json listeners = Json::array(), upstreams = Json::array(), closed = Json::object(),
-       changes = Json::object();
+  Json all = Json::array();
   std::vector<Json> states = listener_states(shared);
   for (size_t i = 0; i < c.listeners.size(); i++) {
     Json bind = Json::array();
     for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
-    auto& counters = shared.statistics.listeners[i];
     Json l = {{"name", c.listeners[i].name},
               {"bind", bind},
-              {"accepted", flow::read(counters.accepted)},
-              {"active", flow::read(counters.active)},
-              {"closed", flow::read(counters.closed)}};
+              {"accepted", s.listeners[i].accepted},
+              {"active", s.listeners[i].active},
+              {"closed", s.listeners[i].closed}};
     l.update(states[i]);
-    listeners.push_back(std::move(l));
+    all.push_back(std::move(l));
   }
+  return all;
+}
+
+Json upstreams(flow::Shared& shared, const Snapshot& s) {
+  const config::Config& c = *shared.config;
+  Json all = Json::array();
   for (size_t i = 0; i < c.upstreams.size(); i++) {
     Json servers = Json::array();
-    for (size_t s = 0; s < c.upstreams[i].servers.size(); s++) servers.push_back(server_json(shared, i, s));
-    auto& counters = shared.statistics.upstreams[i];
-    upstreams.push_back({{"name", c.upstreams[i].name},
-                         {"servers", servers},
-                         {"active", flow::read(counters.active)},
-                         {"dialed", flow::read(counters.dialed)},
-                         {"dial_failed", flow::read(counters.dial_failed)},
-                         {"resolve_failed", flow::read(counters.resolve_failed)}});
+    for (size_t k = 0; k < c.upstreams[i].servers.size(); k++) servers.push_back(server_json(shared, i, k));
+    all.push_back({{"name", c.upstreams[i].name},
+                   {"servers", servers},
+                   {"active", s.upstreams[i].active},
+                   {"dialed", s.upstreams[i].dialed},
+                   {"dial_failed", s.upstreams[i].dial_failed},
+                   {"resolve_failed", s.upstreams[i].resolve_failed}});
   }
-  for (size_t i = 0; i < flow::kCloseReasons; i++)
-    closed[flow::kCloseReasonNames[i]] =
-        flow::read(shared.statistics.closed(static_cast<flow::CloseReason>(i)));
-  for (size_t i = 0; i < flow::kLaneChanges; i++)
-    changes[flow::kLaneChangeNames[i]] =
-        flow::read(shared.statistics.lane_changes(static_cast<flow::LaneChange>(i)));
-  penstock_totals& t = *shared.statistics.totals;
-  Json totals = {{"accepted", flow::read(t.accepted)},
-                 {"active", flow::read(t.active)},
-                 {"closed", closed},
-                 {"bytes", {{"splice", flow::read(t.spliced_bytes)}, {"relay", flow::read(t.relayed_bytes)}}},
-                 {"spliced_flows", flow::read(t.spliced_flows)},
-                 {"lane_changes", changes},
-                 {"late_completions", flow::read(t.late_completions)},
-                 {"accept_failed", flow::read(t.accept_failed)},
-                 {"pipes", flow::read(t.pipes)},
-                 {"pipe_bytes", flow::read(t.pipe_bytes)},
-                 {"pipes_refused", flow::read(t.pipes_refused)},
-                 {"log_lines_dropped", log::dropped()},
-                 {"held_bytes", 0},
-                 {"memory_limit_bytes", shared.memory_limit_bytes}};
-  Json kernel_counters = Json::object();
-  if (shared.sockmap) {
-    penstock_globals& g = shared.sockmap->globals();
-    totals["held_bytes"] = flow::read(g.held_bytes);
-    kernel_counters = {{"closes", flow::read(g.closes)},
-                       {"closes_refused", flow::read(g.closes_refused)},
-                       {"trims", flow::read(g.trims)},
-                       {"overlaps", flow::read(g.overlaps)},
-                       {"overlap_bytes", flow::read(g.overlap_bytes)},
-                       {"pulls", flow::read(g.pulls)},
-                       {"pulls_failed", flow::read(g.pulls_failed)}};
-  }
+  return all;
+}
+
+Json totals(const flow::Shared& shared, const Snapshot& s) {
+  const penstock_totals& t = s.totals;
+  Json closed = Json::object(), changes = Json::object();
+#define X(name) closed[#name] = t.closed.name;
+  PENSTOCK_CLOSE_REASONS(X)
+#undef X
+#define X(name) changes[#name] = t.lane_changes.name;
+  PENSTOCK_LANE_CHANGES(X)
+#undef X
+  return {{"accepted", t.accepted},
+          {"active", t.active},
+          {"closed", closed},
+          {"bytes", {{"splice", t.spliced_bytes}, {"relay", t.relayed_bytes}}},
+          {"spliced_flows", t.spliced_flows},
+          {"lane_changes", changes},
+          {"late_completions", t.late_completions},
+          {"accept_failed", t.accept_failed},
+          {"pipes", t.pipes},
+          {"pipe_bytes", t.pipe_bytes},
+          {"pipes_refused", t.pipes_refused},
+          {"log_lines_dropped", s.log_lines_dropped},
+          {"held_bytes", s.globals.held_bytes},
+          {"memory_limit_bytes", shared.memory_limit_bytes}};
+}
+
+Json sockmap(const penstock_globals& g) {
+  return {{"closes", g.closes},
+          {"closes_refused", g.closes_refused},
+          {"trims", g.trims},
+          {"overlaps", g.overlaps},
+          {"overlap_bytes", g.overlap_bytes},
+          {"pulls", g.pulls},
+          {"pulls_failed", g.pulls_failed}};
+}
+
+Json status(flow::Shared& shared, const Facts& facts) {
+  const config::Config& c = *shared.config;
+  Snapshot s = take_snapshot(shared);
   Json out = {{"version", PENSTOCK_VERSION},
               {"pid", getpid()},
               {"uptime_s", (io::now_ns() - facts.started_ns) / 1'000'000'000},
               {"engine", facts.engine},
               {"engine_reason", facts.engine_reason},
               {"io", facts.io},
-              {"kernel", kernel.release},
+              {"kernel", facts.kernel},
               {"threads", shared.workers.size()},
               {"flows_max", facts.flows_max},
-              {"listeners", listeners},
-              {"upstreams", upstreams},
-              {"totals", totals},
-              {"sockmap", kernel_counters}};
+              {"http", http(facts, c.admin)},
+              {"listeners", listeners(shared, s)},
+              {"upstreams", upstreams(shared, s)},
+              {"totals", totals(shared, s)},
+              {"sockmap", shared.sockmap ? sockmap(s.globals) : Json::object()}};
   if (shared.sockmap) {
     out["pin"] = shared.sockmap->pin();
     if (!shared.sockmap->pin_error().empty()) out["pin_error"] = shared.sockmap->pin_error();

@@ -8,10 +8,14 @@
 
 namespace penstock::daemon {
 
+class Http;
+
 struct Facts {
-  std::string engine, engine_reason, io;
+  std::string engine, engine_reason, io, kernel;
   uint64_t started_ns = 0;
+  double started_unix_s = 0;
   uint32_t flows_max = 0;
+  const Http* http = nullptr;  // null: turned off
 };
 
 // Thread-safe: asks the workers where only they know.

@@ -91,10 +91,13 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   f.record = &r;
   f.slot = slot;
   live_++;
-  count(shared_.statistics.totals->accepted);
-  count(shared_.statistics.totals->active);
-  count(shared_.statistics.listeners[l.listener].accepted);
-  count(shared_.statistics.listeners[l.listener].active);
+  {
+    Update update(shared_.statistics);
+    count(shared_.statistics.totals->accepted);
+    count(shared_.statistics.totals->active);
+    count(shared_.statistics.listeners[l.listener].accepted);
+    count(shared_.statistics.listeners[l.listener].active);
+  }
 
   bool waits = shared_.routes->needs_client_hello(l.listener);
   advance(f, waits ? Event::accepted_speaks_first : Event::accepted);
@@ -108,10 +111,13 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
 
 // Counted and logged like any flow, with a RST: the client learns at once.
 void Worker::refuse(int fd, uint32_t listener, CloseReason reason) {
-  count(shared_.statistics.totals->accepted);
-  count(shared_.statistics.closed(reason));
-  count(shared_.statistics.listeners[listener].accepted);
-  count(shared_.statistics.listeners[listener].closed);
+  {
+    Update update(shared_.statistics);
+    count(shared_.statistics.totals->accepted);
+    count(shared_.statistics.closed(reason));
+    count(shared_.statistics.listeners[listener].accepted);
+    count(shared_.statistics.listeners[listener].closed);
+  }
   if (shared_.config->daemon.log_access)
     log::info("flow cookie={} client={} listener={} reason={}", cookie_of(fd),
               endpoint_of(fd, getpeername).text(), shared_.config->listeners[listener].name, text(reason));

@@ -55,13 +55,16 @@ void Worker::release(Flow& f) {
   for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
   delete std::exchange(f.addresses, nullptr);
 
-  count(t.spliced_bytes, spliced);
-  count(t.relayed_bytes, relayed);
-  if (relayed == 0 && spliced > 0) count(t.spliced_flows);
-  count(shared_.statistics.closed(reason));
-  uncount(t.active);
-  count(shared_.statistics.listeners[r.listener].closed);
-  uncount(shared_.statistics.listeners[r.listener].active);
+  {
+    Update update(shared_.statistics);
+    count(t.spliced_bytes, spliced);
+    count(t.relayed_bytes, relayed);
+    if (relayed == 0 && spliced > 0) count(t.spliced_flows);
+    count(shared_.statistics.closed(reason));
+    uncount(t.active);
+    count(shared_.statistics.listeners[r.listener].closed);
+    uncount(shared_.statistics.listeners[r.listener].active);
+  }
   if (r.upstream_counted) uncount(shared_.statistics.upstreams[r.upstream].active);
   if (--live_ == 0) pipes_.let_go();
   advance(f, Event::released);

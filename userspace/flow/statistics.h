@@ -31,4 +31,19 @@ struct Statistics {
   }
 };
 
+// While it lives, the counters of the law may disagree: whoever copies them meanwhile can tell (bpf/abi.h).
+class Update {
+ public:
+  explicit Update(Statistics& s) : totals_(s.totals) {
+    count(totals_->updates_begun);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+  ~Update() { std::atomic_ref(totals_->updates_done).fetch_add(1, std::memory_order_release); }
+  Update(const Update&) = delete;
+  Update& operator=(const Update&) = delete;
+
+ private:
+  penstock_totals* totals_;
+};
+
 }  // namespace penstock::flow

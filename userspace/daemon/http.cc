@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/http.h"
+
+#include <fmt/format.h>
+#include <httplib.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/assert.h"
+#include "base/fd.h"
+#include "base/log.h"
+
+namespace penstock::daemon {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kBacklog = 1024;
+constexpr const char* kTooLong =
+    "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+// A whole request in memory, and room for its answer.
+class Exchange : public httplib::Stream {
+ public:
+  explicit Exchange(std::string_view request) : request_(request) {}
+  bool is_readable() const override { return true; }
+  bool is_writable() const override { return true; }
+  ssize_t read(char* out, size_t bytes_max) override {
+    size_t n = request_.copy(out, bytes_max);
+    request_.remove_prefix(n);
+    return static_cast<ssize_t>(n);
+  }
+  ssize_t write(const char* bytes, size_t size) override {
+    answer.append(bytes, size);
+    return static_cast<ssize_t>(size);
+  }
+  void get_remote_ip_and_port(std::string&, int&) const override {}
+  void get_local_ip_and_port(std::string&, int&) const override {}
+  socket_t socket() const override { return -1; }
+
+  std::string answer;
+
+ private:
+  std::string_view request_;
+};
+
+class Protocol : public httplib::Server {
+ public:
+  explicit Protocol(Http::Answer answer) {
+    set_pre_routing_handler([answer = std::move(answer)](const auto& request, auto& response) {
+      Page page{405, Page{}.type, "only GET and HEAD\n"};
+      if (request.method == "GET" || request.method == "HEAD")
+        page = answer(request.path);
+      else
+        response.set_header("Allow", "GET, HEAD");
+      response.status = page.status;
+      response.set_content(page.body, page.type);
+      return HandlerResponse::Handled;
+    });
+  }
+
+  std::string respond(std::string_view request) {
+    Exchange exchange(request);
+    bool closed = false;
+    // Ranges of a page can ask for many times the page.
+    process_request(exchange, /*close_connection=*/true, closed, [](auto& r) { r.ranges.clear(); });
+    return std::move(exchange.answer);
+  }
+};
+
+// 0, or an errno.
+int listening_socket(const config::Bind& where, Fd* out) {
+  sockaddr_storage address{};
+  Endpoint endpoint;
+  endpoint.port = where.port;
+  if (where.address) endpoint.address = *where.address;
+  socklen_t size = endpoint.to_sockaddr(&address);
+  Fd fd(socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid() && errno == EAFNOSUPPORT && !where.address) {  // every address of a host without IPv6
+    endpoint.address = IpAddress::v4(INADDR_ANY);
+    size = endpoint.to_sockaddr(&address);
+    fd.reset(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  }
+  if (!fd.valid()) return errno;
+  int one = 1, v6_only = where.address ? 1 : 0;
+  setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (address.ss_family == AF_INET6)
+    setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, sizeof v6_only);
+  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) || listen(fd.get(), kBacklog)) return errno;
+  *out = std::move(fd);
+  return 0;
+}
+
+}  // namespace
+
+struct Http::Impl {
+  enum class Step { request, answer, farewell };  // reading, writing, waiting for the client's end
+  struct Client {
+    Fd socket;
+    Clock::time_point deadline;
+    Step step = Step::request;
+    std::string bytes;  // of the request, then of the answer
+    size_t sent = 0;
+    bool gone = false;
+  };
+
+  Impl(const config::Bind& w, Answer answer) : where(w), protocol(std::move(answer)) {}
+  void try_to_listen();
+  void run();
+  int wait_for(std::vector<pollfd>* polled) const;
+  void accept_new();
+  void receive(Client* client);
+  void send(Client* client);
+
+  const config::Bind where;
+  Protocol protocol;
+  Fd wake;  // written once: the end
+  Fd listener;
+  Clock::time_point again;    // when to bind, or to accept, again
+  std::list<Client> clients;  // the oldest first
+  mutable std::mutex mutex;
+  State state;  // guarded by mutex
+  std::thread thread;
+};
+
+Http::Http(const config::Bind& where, Answer answer)
+    : impl_(std::make_unique<Impl>(where, std::move(answer))) {
+  impl_->wake.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  PENSTOCK_ASSERT(impl_->wake.valid());
+  impl_->try_to_listen();
+  impl_->thread = std::thread([i = impl_.get()] { i->run(); });
+  pthread_setname_np(impl_->thread.native_handle(), "http");
+}
+
+Http::~Http() {
+  PENSTOCK_ASSERT(eventfd_write(impl_->wake.get(), 1) == 0);
+  impl_->thread.join();
+}
+
+Http::State Http::state() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->state;
+}
+
+void Http::Impl::try_to_listen() {
+  int error = listening_socket(where, &listener);
+  State now{error == 0, error ? std::strerror(error) : ""};
+  if (error) again = Clock::now() + kHttpBindAgain;
+  std::lock_guard lock(mutex);
+  if (now.listening)
+    log::info("http listens on {}", where.text);
+  else if (now.reason != state.reason)
+    log::warn("http cannot listen on {}: {}; trying again", where.text, now.reason);
+  state = std::move(now);
+}
+
+void Http::Impl::run() {
+  std::vector<pollfd> polled;
+  for (;;) {
+    int timeout_ms = wait_for(&polled);
+    int ready = poll(polled.data(), polled.size(), timeout_ms);
+    PENSTOCK_ASSERT(ready >= 0 || errno == EINTR || errno == ENOMEM);
+    if (ready < 0) continue;
+    if (polled[0].revents != 0) return;
+    auto now = Clock::now();
+    size_t i = 2;
+    for (Client& client : clients) {
+      short events = polled[i++].revents;
+      if ((events & (POLLERR | POLLNVAL)) != 0) client.gone = true;
+      if ((events & (POLLIN | POLLHUP)) != 0 && client.step != Step::answer) receive(&client);
+      if (!client.gone && client.step == Step::answer) send(&client);
+      if (client.deadline <= now) client.gone = true;
+    }
+    clients.remove_if([](const Client& c) { return c.gone; });
+    if (polled[1].revents != 0) accept_new();
+    if (!listener.valid() && again <= now) try_to_listen();
+  }
+}
+
+// Lists what to wait for ([0] the end, [1] the listener, then each client), returns for how long.
+int Http::Impl::wait_for(std::vector<pollfd>* polled) const {
+  auto now = Clock::now();
+  bool may_accept = listener.valid() && again <= now;
+  auto until = may_accept ? Clock::time_point::max() : again;
+  polled->assign({{wake.get(), POLLIN, 0}, {may_accept ? listener.get() : -1, POLLIN, 0}});
+  for (const Client& client : clients) {
+    polled->push_back(
+        {client.socket.get(), static_cast<short>(client.step == Step::answer ? POLLOUT : POLLIN), 0});
+    until = std::min(until, client.deadline);
+  }
+  if (until == Clock::time_point::max()) return -1;
+  auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now);
+  return static_cast<int>(std::max<int64_t>(0, left.count()));
+}
+
+void Http::Impl::accept_new() {
+  Fd socket(accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!socket.valid()) {
+    bool out_of_something = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+    if (out_of_something) again = Clock::now() + kHttpBindAgain;
+    return;
+  }
+  if (clients.size() >= kHttpConnectionsMax) clients.pop_front();
+  clients.push_back({std::move(socket), Clock::now() + kHttpTimeout});
+  receive(&clients.back());  // what a client has to say is usually there by now
+  if (clients.back().step == Step::answer) send(&clients.back());
+}
+
+void Http::Impl::receive(Client* client) {
+  char buffer[kHttpRequestBytesMax];
+  ssize_t n = recv(client->socket.get(), buffer, sizeof buffer, 0);
+  if (n <= 0) {
+    client->gone = n == 0 || (errno != EAGAIN && errno != EINTR);
+    return;
+  }
+  if (client->step == Step::farewell) return;  // what is read here keeps close() from sending a reset
+  std::string& bytes = client->bytes;
+  size_t searched = std::max<size_t>(bytes.size(), 3) - 3;
+  bytes.append(buffer, static_cast<size_t>(n));
+  size_t end = bytes.find("\r\n\r\n", searched);
+  if (end == bytes.npos && bytes.size() <= kHttpRequestBytesMax) return;
+  bool too_long = end == bytes.npos || end + 4 > kHttpRequestBytesMax;
+  bytes = too_long ? kTooLong : protocol.respond(std::string_view(bytes).substr(0, end + 4));
+  client->step = Step::answer;
+}
+
+void Http::Impl::send(Client* client) {
+  const char* rest = client->bytes.data() + client->sent;
+  ssize_t n = ::send(client->socket.get(), rest, client->bytes.size() - client->sent, MSG_NOSIGNAL);
+  if (n < 0) {
+    client->gone = errno != EAGAIN && errno != EINTR;
+    return;
+  }
+  client->sent += static_cast<size_t>(n);
+  if (client->sent < client->bytes.size()) return;
+  client->bytes = std::string();  // gives the memory back
+  shutdown(client->socket.get(), SHUT_WR);
+  client->step = Step::farewell;
+}
+
+}  // namespace penstock::daemon

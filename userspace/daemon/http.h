@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// daemon/http.h: GET and HEAD over HTTP/1.1, one request a connection. One thread of its own. cpp-httplib
+// reads requests and writes answers; sockets and their bounds are ours, because a thread per connection, as
+// the library has it, waits for whoever is silent. A slow, silent or malicious client delays nobody but
+// itself. What the pages say is not known here. tests/netns/http_test.cc keeps it true.
+#pragma once
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "config/config.h"
+
+namespace penstock::daemon {
+
+inline constexpr size_t kHttpRequestBytesMax = 8 << 10;  // request line and headers; a body is never read
+inline constexpr size_t kHttpConnectionsMax = 64;        // one more, and the oldest is closed
+inline constexpr std::chrono::seconds kHttpTimeout{5};   // of a connection, from accept to its end
+inline constexpr std::chrono::seconds kHttpBindAgain{2};
+
+struct Page {
+  int status = 404;
+  std::string type = "text/plain; charset=utf-8";
+  std::string body = "not found\n";
+};
+
+class Http {
+ public:
+  using Answer = std::function<Page(const std::string& path)>;  // on the thread of Http
+
+  // Binds at once, with the privileges of the caller. An address that cannot be had is a warning and tried
+  // again until it can: traffic comes first.
+  Http(const config::Bind& where, Answer answer);
+  ~Http();  // closes every connection, joins the thread
+
+  struct State {
+    bool listening = false;
+    std::string reason;  // why not
+  };
+  State state() const;  // thread-safe
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace penstock::daemon
