@@ -38,19 +38,20 @@ class Line:
 
 class Daemon:
     def __init__(self, stage, netns, tables, *, name="penstockd", engine="auto", threads=0, max_flows=1024,
-                 environment=None, through=()):
+                 environment=None, through=(), access_log=False, http=""):
         """`tables`: more TOML, upstreams and listeners. `through`: words of a program that becomes the daemon."""
         directory = stage.directory / name
         directory.mkdir()
         self.admin = directory / "admin.sock"
         self.pin = pathlib.Path("/sys/fs/bpf") / f"{stage.directory.name}-{name}"
         config = directory / "penstock.toml"
-        config.write_text(f'[daemon]\nengine = "{engine}"\nthreads = {threads}\nlog = {{ access = false }}\n'
-                          f'[admin]\nsocket = "{self.admin}"\nhttp = ""\n'
+        config.write_text(f'[daemon]\nengine = "{engine}"\nthreads = {threads}\nlog = {{ access = {str(access_log).lower()} }}\n'
+                          f'[admin]\nsocket = "{self.admin}"\nhttp = "{http}"\n'
                           f'[bpf]\npin = "{self.pin}"\nmax_flows = {max_flows}\n{tables}')
         self.process = stage.start(netns, name, *through, stage.program("userspace/penstockd"), "--config", config,
                                    environment=environment)
         self.pid = self.process.pid
+        self.command = stage.program("tools/penstock/penstock")
         wait_for("penstockd to serve", lambda: "ready" in self.process.log() or not self.process.running())
         if not self.process.running():
             raise Failed(f"penstockd did not start:\n{self.process.log()}")
@@ -73,6 +74,15 @@ class Daemon:
 
     def flows(self):
         return self.ask("flows")["flows"]
+
+    def penstock(self, *words):
+        """What the operator's command says."""
+        return json.loads(run(self.command, *words, "--json", "--socket", self.admin))
+
+    def pinned(self, name):
+        """A pinned map as bpftool dumps it, with the names BTF gives its fields: (key, value), ..."""
+        entries = json.loads(run("bpftool", "map", "dump", "pinned", self.pin / name))
+        return [(entry["key"], entry["value"]) for entry in entries]
 
     def wait_active(self, flows, limit_s=PATIENCE_S):
         wait_for(f"{flows} active flows", lambda: self.totals()["active"] == flows, limit_s)
