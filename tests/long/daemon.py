@@ -52,7 +52,7 @@ class Daemon:
                                    environment=environment)
         self.pid = self.process.pid
         self.command = stage.program("tools/penstock/penstock")
-        wait_for("penstockd to serve", lambda: "ready" in self.process.log() or not self.process.running())
+        wait_for("penstockd to serve", lambda: "ready: engine" in self.process.log() or not self.process.running())
         if not self.process.running():
             raise Failed(f"penstockd did not start:\n{self.process.log()}")
         self.engine = self.status()["engine"]

@@ -61,6 +61,10 @@ def prove(options, report):
         # What was relayed is published at most 100 ms late.
         wait_for("the flows' counts to come to rest", lambda: from_map(daemon)[1] == expected)
         compare(report, expected, from_map(daemon), from_command(daemon), from_sockets(netns))
+        lanes = [{lane for way in ("up", "down") for lane in ("spliced", "relayed") if value[way][f"{lane}_bytes"]}
+                 for _, value in daemon.pinned("flows")]
+        report.figure("lanes", f"{sum('spliced' in of for of in lanes)} flows with spliced bytes, "
+                      f"{sum('relayed' in of for of in lanes)} with relayed ones")
         for flow in flows:
             flow.client.close()
             flow.server.close()

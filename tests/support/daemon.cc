@@ -76,7 +76,7 @@ Daemon::Daemon(const DaemonOptions& options) {
   directory_.write("penstock.toml", toml.str());
   process_ = std::make_unique<Process>(std::vector<std::string>{daemon_program(), "--config", config_file()},
                                        options.process);
-  if (!process_->wait_for("ready")) throw std::runtime_error("penstockd did not start:\n" + log());
+  if (!process_->wait_for("ready: engine")) throw std::runtime_error("penstockd did not start:\n" + log());
 }
 
 Daemon::~Daemon() {
