@@ -184,8 +184,8 @@ struct penstock_flow {
   char sni[PENSTOCK_SNI_BYTES];
 };
 
-/* totals: ARRAY of one, mmapable; accepted = active + the sum of closed. The counters of that law, here and in
- * `listeners`, change together: a copy made from the first field to the last in which updates_done and
+/* totals: ARRAY of one, mmapable; accepted = active + the sum of closed. The counters of that law, here and
+ * in `listeners`, change together: a copy made from the first field to the last in which updates_done and
  * updates_begun are equal saw every change whole, and the law is exact in it. */
 struct penstock_closed {
 #define X(name) __u64 name;
