@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a proof runs: mount, process and network namespaces of its own. The kernel ends and removes everything in them
+"""Where a proof or a measurement runs: mount, process and network namespaces of its own. The kernel ends and removes everything in them
 with the process that made them, however that ends; Stage ends what it started politely first, by its number."""
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Failed(Exception):
-    """The proof could not be carried out: what was needed did not work."""
+    """It could not be carried out: what was needed did not work."""
 
 
 class Unfit(Exception):
@@ -64,10 +64,10 @@ def make_cgroup():
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         where, kind = line.split()[1:3]
         if kind == "cgroup2":
-            for dead in pathlib.Path(where).glob("prove-*"):  # of those that were killed; a living one stays
+            for dead in pathlib.Path(where).glob("penstock-lab-*"):  # of those that were killed; a living one stays
                 with contextlib.suppress(OSError):
                     remove_cgroup(dead, 0)
-            cgroup = pathlib.Path(where) / f"prove-{os.getpid()}"
+            cgroup = pathlib.Path(where) / f"penstock-lab-{os.getpid()}"
             cgroup.mkdir()
             return cgroup
     return None
@@ -183,7 +183,7 @@ class Stage:
 
     def __init__(self, build):
         self.build = pathlib.Path(build).resolve()
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="prove-", dir="/run"))
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="lab-", dir="/run"))
         self.processes = []
 
     def __enter__(self):
