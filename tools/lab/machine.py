@@ -28,10 +28,52 @@ def resident_bytes(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def slab_bytes():
+    """Of all kernel objects: sockets, psocks, map entries …; proc(5)."""
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("Slab:"):
+            return int(line.split()[1]) << 10
+    raise Failed("/proc/meminfo has no Slab")
+
+
+def own_bytes(pid):
+    """The process's memory but for files' pages; what is shared counts in parts, so that a sum over processes holds."""
+    fields = dict(line.split(":") for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return sum(int(fields[name].split()[0]) << 10 for name in ("Pss_Anon", "Pss_Shmem"))
+
+
+def bpf_bytes(pid):
+    """What the BPF maps and programs that the process has open weigh, each once: memlock in its fdinfo."""
+    weights = {}
+    for fdinfo in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
+        fields = dict(line.split(":\t", 1) for line in fdinfo.read_text().splitlines() if ":\t" in line)
+        if "memlock" in fields:
+            weights[fields.get("map_id", fields.get("prog_id")), "map_id" in fields] = int(fields["memlock"])
+    return sum(weights.values())
+
+
+def family(pid):
+    """The process and its descendants."""
+    children = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(one for listed in children for child in listed.read_text().split() for one in family(int(child)))]
+
+
+def wake_ups(pid):
+    """How often its threads have gone to sleep and been woken since they began."""
+    count = 0
+    for status in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
+        fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        count += int(fields["voluntary_ctxt_switches"])
+    return count
+
+
 def busy_s():
-    """CPU seconds of all CPUs since boot that were not idle, waiting or taken by the hypervisor; proc(5)."""
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, pathlib.Path("/proc/stat").read_text().split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of all CPUs since boot that were neither idle nor taken by the hypervisor: whatever ran, processes,
+    kernel threads and softirqs. Taken from the idle time, which the kernel measures at each entry and exit; the busy
+    columns of /proc/stat it only samples by the tick (proc(5))."""
+    idle, iowait, _irq, _softirq, steal = map(int, pathlib.Path("/proc/stat").read_text().split()[4:9])
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return since_boot_s * os.cpu_count() - (idle + iowait + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def busy_share(seconds):
