@@ -30,7 +30,7 @@ LAYERS = {
 }
 # Whose headers stand where. A test may look at maps and at JSON with the library's own eyes.
 THIRD_PARTY = [
-    (r"liburing(\.h|/.*)", "liburing", ["userspace/io/io_uring.cc"]),
+    (r"liburing(\.h|/.*)", "liburing", ["userspace/io/io_uring.cc", "tools/bench/relay.cc"]),
     (r"bpf/(libbpf|bpf|btf)\.h|.*\.skel\.h", "libbpf", ["userspace/sockmap/", "tests/"]),
     (r"ares(_.*)?\.h", "c-ares", ["userspace/dns/"]),
     (r"toml\+\+/.*", "toml++", ["userspace/config/"]),
@@ -322,6 +322,7 @@ EXAMPLES = {
     "third_party": [
         ("userspace/io/io_uring.cc", "#include <liburing.h>\n", None),
         ("userspace/io/io.cc", "#include <liburing.h>\n", 1),
+        ("tools/bench/relay.cc", "#include <liburing.h>\n", None),
         ("userspace/flow/dial.cc", "#include <liburing.h>\n", 1),
         ("userspace/flow/dial.cc", "#include <liburing/io_uring.h>\n", 1),
         ("userspace/sockmap/sockmap.cc", '#include <bpf/libbpf.h>\n#include "penstock.skel.h"\n', None),

@@ -24,20 +24,20 @@ global
   timeout server 1h
 frontend streams
   bind {edge}:{0}
-  default_backend streams
+  default_backend streams-servers
 frontend shorts
   bind {edge}:{1}
-  default_backend shorts
+  default_backend shorts-servers
 frontend sni
   bind {edge}:{2}
   tcp-request inspect-delay 5s
   tcp-request content accept if {{ req.ssl_hello_type 1 }}
-  use_backend proxied if {{ req.ssl_sni -m end .{domain} }}
-backend streams
+  use_backend proxied-servers if {{ req.ssl_sni -m end .{domain} }}
+backend streams-servers
   server server {server}:{to[0]}
-backend shorts
+backend shorts-servers
   server server {server}:{to[1]}
-backend proxied
+backend proxied-servers
   server server {server}:{to[2]} send-proxy-v2
 """
 NGINX = """\
@@ -82,14 +82,13 @@ upstream = "shorts"
 
 
 class Mode:
-    """A proxy that runs. `lanes()` and `pids()` are of this moment."""
+    """A proxy that runs, or none. `lanes()` and `pids()` are of this moment; between loads, when no flow is open."""
     rival = False  # one of those a user would pick instead
     groups = None  # of loads it takes part in; None: all
 
-    def __init__(self, name, address, ports, version="", configuration=""):
+    def __init__(self, name, address, ports, version="", configuration="", process=None):
         self.name, self.address, self.ports = name, address, ports
-        self.version, self.configuration = version, configuration
-        self.process = None
+        self.version, self.configuration, self.process = version, configuration, process
 
     def pids(self):
         return family(self.process.pid) if self.process else []
@@ -103,15 +102,13 @@ class Penstock(Mode):
         ports = bench.ports()
         self.daemon = Daemon(bench.stage, bench.network.edge, PENSTOCK.format(*ports, **bench.words()), name=name,
                              threads=bench.threads, max_flows=bench.flows_max, **how)
-        self.process = self.daemon.process
         environment = "".join(f"# environment: {k}={v}\n" for k, v in how.get("environment", {}).items())
-        super_version = f"penstock {self.daemon.status()['version']}, engine {self.daemon.engine}"
-        process = self.process
-        super().__init__(name, bench.network.edge_address, ports, super_version,
-                         environment + self.daemon.configuration)
-        self.process = process
+        super().__init__(name, bench.network.edge_address, ports,
+                         f"penstock {self.daemon.status()['version']}, engine {self.daemon.engine}",
+                         environment + self.daemon.configuration, self.daemon.process)
 
     def lanes(self):
+        self.daemon.wait_active(0)  # a flow's bytes are in the totals when it has ended
         totals = self.daemon.totals()
         return totals["bytes"] | {f"change:{name}": count for name, count in totals["lane_changes"].items()}
 
@@ -120,8 +117,8 @@ class Rival(Mode):
     rival = True
 
     def __init__(self, name, bench, program, version, configuration, ports, *words):
-        super().__init__(name, bench.network.edge_address, ports, version, configuration)
-        self.process = bench.stage.start(bench.network.edge, name, program, *words)
+        process = bench.stage.start(bench.network.edge, name, program, *words)
+        super().__init__(name, bench.network.edge_address, ports, version, configuration, process)
         listening = f":{ports[-1]} "
         wait_for(f"{name} to listen",
                  lambda: listening in bench.network.edge.run("ss", "-Hltn") or not self.process.running())
@@ -156,11 +153,11 @@ class Relay(Mode):
 
     def __init__(self, name, bench, method):
         ports = bench.ports()
-        super().__init__(name, bench.network.edge_address, ports, f"penstock-bench-relay {method}")
-        to = f"{bench.network.server_address}:{bench.server_ports[0]}"
-        self.process = bench.stage.start(
-            bench.network.edge, name, bench.stage.program("tools/bench/penstock-bench-relay"), method, "--listen",
-            f"{bench.network.edge_address}:{ports[0]}", "--to", to, "--threads", bench.threads)
+        words = (method, "--listen", f"{bench.network.edge_address}:{ports[0]}", "--to",
+                 f"{bench.network.server_address}:{bench.server_ports[0]}", "--threads", bench.threads)
+        process = bench.stage.start(bench.network.edge, name, bench.stage.program("tools/bench/penstock-bench-relay"),
+                                    *words)
+        super().__init__(name, bench.network.edge_address, ports, "penstock-bench-relay", f"# {method}", process)
         wait_for(f"{name} to listen", lambda: "ready" in self.process.log())
 
 

@@ -2,7 +2,7 @@
 """Medians, ratios and what is printed of them."""
 import statistics
 
-from loads import ADDED_PER_GB, ADDED_PER_REQUEST
+from loads import ADDED_PER_GB, ADDED_PER_REQUEST, CPU_PER_GB, CPU_PER_REQUEST
 
 
 def medians(load, rounds):
@@ -17,7 +17,6 @@ def medians(load, rounds):
 
 def add_differences(one):
     """To one round's {mode: {metric: value}}."""
-    from loads import CPU_PER_GB, CPU_PER_REQUEST
     for added, whole in ((ADDED_PER_GB, CPU_PER_GB), (ADDED_PER_REQUEST, CPU_PER_REQUEST)):
         if "direct" in one and whole in one["direct"]:
             for values in one.values():

@@ -45,17 +45,10 @@ class Daemon:
         self.admin = directory / "admin.sock"
         self.pin = pathlib.Path("/sys/fs/bpf") / f"{stage.directory.name}-{name}"
         config = directory / "penstock.toml"
-        self.configuration = (f'[daemon]
-engine = "{engine}"
-threads = {threads}
-'
-                              f'log = {{ access = {str(access_log).lower()} }}
-'
-                              f'[admin]
-socket = "{self.admin}"
-http = "{http}"
-'
-                          f'[bpf]\npin = "{self.pin}"\nmax_flows = {max_flows}\n{tables}')
+        self.configuration = (
+            f'[daemon]\nengine = "{engine}"\nthreads = {threads}\nlog = {{ access = {str(access_log).lower()} }}\n'
+            f'[admin]\nsocket = "{self.admin}"\nhttp = "{http}"\n'
+            f'[bpf]\npin = "{self.pin}"\nmax_flows = {max_flows}\n{tables}')
         config.write_text(self.configuration)
         self.process = stage.start(netns, name, *through, stage.program("userspace/penstockd"), "--config", config,
                                    environment=environment)
