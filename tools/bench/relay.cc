@@ -132,54 +132,76 @@ void pump_flows(int epoll) {
   }
 }
 
-// IORING_OP_SPLICE: a splice into the pipe and one out of it are outstanding at any time; the kernel's
-// threads block in them. A direction's end closes the pipe's write end, so that the splice out of it ends
-// after the last byte.
-struct RingFlow {
-  Fd sockets[2];
-  Pipe pipes[2];
-  int outstanding = 0;
-  int shut = 0;
-};
+// IORING_OP_SPLICE: what arrives is polled for, then spliced into the pipe by one of the kernel's threads,
+// while another splices out of it. The splice in must not block: it would hold the pipe's lock, and what is
+// in the pipe would stay.
+struct RingFlow;
 
 struct RingOp {
   RingFlow* flow;
   int direction;  // 0: from sockets[0] to sockets[1]
   bool out;
+  bool outstanding = false;
 };
 
-void submit(io_uring* ring, RingOp* op) {
-  io_uring_sqe* sqe = io_uring_get_sqe(ring);
-  if (!sqe) {
-    io_uring_submit(ring);
-    sqe = io_uring_get_sqe(ring);
+struct RingFlow {
+  Fd sockets[2];
+  Pipe pipes[2];
+  uint64_t in_pipe[2] = {};
+  bool ended[2] = {}, shut[2] = {};
+  bool broken = false;
+  RingOp ops[2][2] = {{{this, 0, false}, {this, 0, true}}, {{this, 1, false}, {this, 1, true}}};
+  bool outstanding() const {
+    return ops[0][0].outstanding || ops[0][1].outstanding || ops[1][0].outstanding || ops[1][1].outstanding;
   }
-  PENSTOCK_ASSERT(sqe);
-  RingFlow& flow = *op->flow;
-  const Pipe& pipe = flow.pipes[op->direction];
-  const int from = op->out ? pipe.read.get() : flow.sockets[op->direction].get();
-  const int to = op->out ? flow.sockets[1 - op->direction].get() : pipe.write.get();
-  io_uring_prep_splice(sqe, from, -1, to, -1, kPipeBytes, SPLICE_F_MOVE);
-  io_uring_sqe_set_data(sqe, op);
-  ++flow.outstanding;
+};
+
+void submit(io_uring* ring, RingOp& op) {
+  if (io_uring_sq_space_left(ring) < 2) io_uring_submit(ring);
+  RingFlow& flow = *op.flow;
+  const Pipe& pipe = flow.pipes[op.direction];
+  op.outstanding = true;
+  if (!op.out) {
+    io_uring_sqe* poll = io_uring_get_sqe(ring);
+    io_uring_prep_poll_add(poll, flow.sockets[op.direction].get(), POLLIN | POLLRDHUP);
+    io_uring_sqe_set_flags(poll, IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS);
+    io_uring_sqe_set_data(poll, nullptr);
+  }
+  io_uring_sqe* sqe = io_uring_get_sqe(ring);
+  if (op.out)
+    io_uring_prep_splice(sqe, pipe.read.get(), -1, flow.sockets[1 - op.direction].get(), -1,
+                         static_cast<unsigned>(flow.in_pipe[op.direction]), SPLICE_F_MOVE);
+  else
+    io_uring_prep_splice(sqe, flow.sockets[op.direction].get(), -1, pipe.write.get(), -1, kPipeBytes,
+                         SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  io_uring_sqe_set_data(sqe, &op);
 }
 
-void on_spliced(io_uring* ring, RingOp* op, int result) {
-  RingFlow* flow = op->flow;
-  --flow->outstanding;
-  if (result > 0 || result == -EINTR || result == -EAGAIN) {
-    submit(ring, op);
-    return;
+// What this direction can do next. The pipe may be full: then the splice in waits for one out.
+void go_on(io_uring* ring, RingFlow& flow, int direction, bool may_take) {
+  auto& [in, out] = flow.ops[direction];
+  if (flow.in_pipe[direction] > 0 && !out.outstanding) submit(ring, out);
+  if (!flow.ended[direction] && !in.outstanding && may_take) submit(ring, in);
+  if (flow.ended[direction] && flow.in_pipe[direction] == 0 && !flow.shut[direction]) {
+    shutdown(flow.sockets[1 - direction].get(), SHUT_WR);
+    flow.shut[direction] = true;
   }
-  if (result < 0) {  // broken: everything outstanding ends too
-    for (const Fd& socket : flow->sockets) shutdown(socket.get(), SHUT_RDWR);
-    for (Pipe& pipe : flow->pipes) pipe.write.reset();
-  } else if (op->out) {
-    shutdown(flow->sockets[1 - op->direction].get(), SHUT_WR);
+}
+
+void on_spliced(io_uring* ring, RingOp& op, int result) {
+  RingFlow& flow = *op.flow;
+  op.outstanding = false;
+  const bool again = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
+  if ((result < 0 && !again) || (op.out && result == 0)) {
+    flow.broken = true;
+    for (const Fd& socket : flow.sockets) shutdown(socket.get(), SHUT_RDWR);
+  } else if (result > 0) {
+    flow.in_pipe[op.direction] += static_cast<uint64_t>(op.out ? -result : result);
+  } else if (result == 0) {
+    flow.ended[op.direction] = true;
   }
-  if (!op->out) flow->pipes[op->direction].write.reset();
-  delete op;
-  if (flow->outstanding == 0) delete flow;
+  if (!flow.broken) go_on(ring, flow, op.direction, op.out || !again || flow.in_pipe[op.direction] == 0);
+  if (!flow.outstanding()) delete &flow;
 }
 
 class RingThread {
@@ -187,9 +209,8 @@ class RingThread {
   RingThread() : added_(eventfd(0, EFD_CLOEXEC)) {}
   void add(Fd client, Fd server) {
     auto* flow = new RingFlow;
-    for (Fd* socket : {&client, &server}) {  // its splices block
+    for (const Fd* socket : {&client, &server})  // the splices out block
       fcntl(socket->get(), F_SETFL, fcntl(socket->get(), F_GETFL) & ~O_NONBLOCK);
-    }
     flow->sockets[0] = std::move(client);
     flow->sockets[1] = std::move(server);
     const std::lock_guard lock(mutex_);
@@ -208,8 +229,9 @@ class RingThread {
         const int result = cqe->res;
         io_uring_cqe_seen(&ring, cqe);
         if (op)
-          on_spliced(&ring, op, result);
-        else
+          on_spliced(&ring, *op, result);
+        else if (result >
+                 0)  // of the eventfd: a flow's poll is silent unless it fails, and then its splice says so
           begin_new(&ring);
       }
     }
@@ -226,8 +248,7 @@ class RingThread {
     eventfd_read(added_.get(), &count);
     const std::lock_guard lock(mutex_);
     for (RingFlow* flow : new_)
-      for (int direction : {0, 1})
-        for (bool out : {false, true}) submit(ring, new RingOp{flow, direction, out});
+      for (int direction : {0, 1}) go_on(ring, *flow, direction, true);
     new_.clear();
     await_new(ring);
   }
