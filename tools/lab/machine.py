@@ -29,11 +29,9 @@ def resident_bytes(pid):
 
 
 def slab_bytes():
-    """Of all kernel objects: sockets, psocks, map entries …; proc(5)."""
-    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("Slab:"):
-            return int(line.split()[1]) << 10
-    raise Failed("/proc/meminfo has no Slab")
+    """Of all kernel objects in use: sockets, psocks, map entries …; slabinfo(5). Not the pages kept for them."""
+    rows = (line.split() for line in pathlib.Path("/proc/slabinfo").read_text().splitlines()[2:])
+    return sum(int(in_use) * int(size) for _name, in_use, _all, size, *_ in rows)
 
 
 def own_bytes(pid):
@@ -46,7 +44,10 @@ def bpf_bytes(pid):
     """What the BPF maps and programs that the process has open weigh, each once: memlock in its fdinfo."""
     weights = {}
     for fdinfo in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
-        fields = dict(line.split(":\t", 1) for line in fdinfo.read_text().splitlines() if ":\t" in line)
+        try:
+            fields = dict(line.split(":\t", 1) for line in fdinfo.read_text().splitlines() if ":\t" in line)
+        except FileNotFoundError:  # closed meanwhile
+            continue
         if "memlock" in fields:
             weights[fields.get("map_id", fields.get("prog_id")), "map_id" in fields] = int(fields["memlock"])
     return sum(weights.values())

@@ -98,6 +98,7 @@ int drive(const DriveOptions& options) {
   std::vector<std::jthread> threads;
   for (auto& loop : loops) threads.emplace_back([&loop] { loop->run(); });
 
+  say("open");
   std::this_thread::sleep_for(std::chrono::milliseconds(options.warm_up_ms));
   const uint64_t began_bytes = sum(loops, &Loop::moved_bytes), began_ns = now_ns();
   set_measuring(loops, true);

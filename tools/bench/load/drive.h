@@ -21,7 +21,8 @@ struct DriveOptions {
   unsigned measure_ms = 3000;
 };
 
-// Prints "begin" and "end" as the measured time begins and ends, then one JSON object. Returns the exit code.
+// Prints "open" when the flows are, "begin" and "end" as the measured time begins and ends, then one JSON
+// object. Returns the exit code.
 int drive(const DriveOptions& options);
 
 }  // namespace penstock::bench
