@@ -142,7 +142,7 @@ bool make_run_directory() {
 }
 
 // A daemon whose paths stay the same from start to start.
-class Restart : public testing::TestWithParam<const char*> {
+class Restart : public testing::TestWithParam<Drive> {
  protected:
   static void SetUpTestSuite() {
     static const bool made = make_run_directory();
@@ -150,14 +150,17 @@ class Restart : public testing::TestWithParam<const char*> {
   }
   static constexpr uint16_t kPort = 2525, kServerPort = 3525;
   std::unique_ptr<Process> launch() const {
-    return std::make_unique<Process>(std::vector<std::string>{daemon_program(), "--config", config_});
+    ProcessOptions options;
+    if (GetParam().epoll) options.io_uring_refused = EPERM;
+    return std::make_unique<Process>(std::vector<std::string>{daemon_program(), "--config", config_},
+                                     options);
   }
   std::string pin() const {
     return "/sys/fs/bpf/" + std::filesystem::path(directory_.path()).filename().string();
   }
   std::string admin_socket() const { return directory_.path() + "/admin.sock"; }
   std::string toml() const {
-    return std::string("[daemon]\nthreads = 2\nshutdown_grace = \"50ms\"\nengine = \"") + GetParam() +
+    return std::string("[daemon]\nthreads = 2\nshutdown_grace = \"50ms\"\nengine = \"") + GetParam().engine +
            "\"\n[admin]\nsocket = \"" + admin_socket() + "\"\nhttp = \"\"\n[bpf]\nmax_flows = 256\npin = \"" +
            pin() + "\"\n" +
            "[upstream.mailbox]\nservers = [\"127.0.0.1:3525\"]\n"
@@ -172,7 +175,7 @@ class Restart : public testing::TestWithParam<const char*> {
   // It starts, serves a flow, ends, and leaves nothing.
   void expect_a_clean_life() {
     const auto process = launch();
-    ASSERT_TRUE(process->wait_for("ready")) << process->output();
+    ASSERT_TRUE(process->wait_for("ready: ")) << process->output();
     const TcpStream client = TcpStream::connect(at("127.0.0.1", kPort));
     EXPECT_EQ(client.recv_line(), "mailbox -");
     process->signal(SIGTERM);
@@ -191,7 +194,7 @@ FOR_BOTH_ENGINES(Restart);
 
 TEST_P(Restart, AfterSigkillTheNextStartCleansUp) {
   const auto killed = launch();
-  ASSERT_TRUE(killed->wait_for("ready")) << killed->output();
+  ASSERT_TRUE(killed->wait_for("ready: ")) << killed->output();
   const TcpStream client = TcpStream::connect(at("127.0.0.1", kPort));
   EXPECT_EQ(client.recv_line(), "mailbox -");
   killed->signal(SIGKILL);

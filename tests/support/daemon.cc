@@ -63,16 +63,11 @@ Daemon::Daemon(const DaemonOptions& options) {
   std::ostringstream toml;
   toml << "[daemon]\nengine = " << std::quoted(options.engine) << "\nthreads = " << options.threads
        << "\nlog = { level = \"debug\" }\n"
-       << options.daemon_keys
-       << "
-          "
-       << "[admin]
-      socket = " << std::quoted(admin_socket()) << " http = " << std::quoted(options.http)
-                                                            << "
-                                                               "
-                                                            << "[bpf]\npin = " << std::quoted(pin_)
-                                                            << "\nmax_flows = " << options.max_flows << "\n"
-                                                            << options.tables;
+       << options.daemon_keys << "\n"
+       << "[admin]\nsocket = " << std::quoted(admin_socket()) << "\nhttp = " << std::quoted(options.http)
+       << "\n"
+       << "[bpf]\npin = " << std::quoted(pin_) << "\nmax_flows = " << options.max_flows << "\n"
+       << options.tables;
   directory_.write("penstock.toml", toml.str());
   process_ = std::make_unique<Process>(std::vector<std::string>{daemon_program(), "--config", config_file()},
                                        options.process);
