@@ -126,7 +126,7 @@ Status build(Parts& p, Facts& facts) {
     p.sockmap = std::move(*sockmap);
     if (!p.sockmap->pin_error().empty()) log::warn("statistics are not pinned: {}", p.sockmap->pin_error());
   } else if (c.daemon.engine == config::Engine::sockmap) {
-    return sockmap.error();
+    return Error{fmt::format("engine = \"sockmap\", but {}", sockmap.error().message)};
   } else {
     if (choice.splice) choice.reason = sockmap.error().message;
     choice.splice = false;
