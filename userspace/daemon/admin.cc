@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/admin.h"
 
+#include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -138,6 +139,7 @@ struct Admin::Impl {
   void run();
   int wait_for(std::vector<pollfd>* polled) const;
   void accept_new();
+  void let_go(Client* client);
   void receive(Client* client);
   void send(Client* client);
   void take_request(Client* client);
@@ -146,7 +148,8 @@ struct Admin::Impl {
 
   Listening listening;
   Answer answer;
-  Fd wake;  // written once: the end
+  Fd wake;   // written once: the end
+  Fd spare;  // a descriptor for one client when all others are taken: then most of all somebody asks why
   std::thread thread;
   std::list<Client> clients;
   Clock::time_point accept_after;
@@ -159,6 +162,7 @@ Result<std::unique_ptr<Admin>> Admin::start(const std::string& path, Answer answ
   impl->answer = std::move(answer);
   impl->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->wake.valid()) return failure(path, "eventfd", errno);
+  impl->spare.reset(::fcntl(impl->wake.get(), F_DUPFD_CLOEXEC, 0));
   auto listening = listen_on(path);
   if (!listening) return listening.error();
   impl->listening = std::move(listening).value();
@@ -209,6 +213,8 @@ void Admin::Impl::run() {
       if (!client.gone && client.out.empty() && client.has_request()) take_request(&client);
       if (client.deadline <= now) client.gone = true;
     }
+    for (auto& client : clients)
+      if (client.gone) let_go(&client);
     clients.remove_if([](const Client& c) { return c.gone; });
     if (polled[1].revents != 0) accept_new();
   }
@@ -232,7 +238,14 @@ int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
 }
 
 void Admin::Impl::accept_new() {
-  Fd socket(::accept4(listening.socket.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  auto accept = [&] {
+    return ::accept4(listening.socket.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  };
+  Fd socket(accept());
+  if (!socket.valid() && (errno == EMFILE || errno == ENFILE) && spare.valid()) {
+    spare.reset();
+    socket.reset(accept());
+  }
   if (!socket.valid()) {
     bool out_of_something = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
     if (out_of_something) accept_after = Clock::now() + kAcceptPause;
@@ -246,6 +259,13 @@ void Admin::Impl::accept_new() {
     return;
   }
   clients.push_back({std::move(socket), Clock::now() + kAdminIdleMax});
+}
+
+// Where the spare descriptor is in use, the client's becomes it: closed, it would be gone to a worker at
+// once.
+void Admin::Impl::let_go(Client* client) {
+  if (spare.valid()) return;
+  if (::dup3(wake.get(), client->socket.get(), O_CLOEXEC) >= 0) spare = std::move(client->socket);
 }
 
 void Admin::Impl::receive(Client* client) {
