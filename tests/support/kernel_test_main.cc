@@ -26,6 +26,9 @@ std::string prepare() {
   if (::mount("none", "/sys/fs/bpf", "bpf", 0, nullptr) != 0) {
     return std::string("cannot mount a bpffs on /sys/fs/bpf: ") + std::strerror(errno);
   }
+  // A verdict remembered by a daemon of this machine is none of ours.
+  if (::access("/run/penstock", F_OK) == 0 && ::mount("none", "/run/penstock", "tmpfs", 0, nullptr) != 0)
+    return std::string("cannot mount a tmpfs on /run/penstock: ") + std::strerror(errno);
   std::ifstream mounts("/proc/self/mounts");
   std::string device, where, type, rest;
   while (mounts >> device >> where >> type && std::getline(mounts, rest)) {
