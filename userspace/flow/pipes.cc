@@ -19,7 +19,7 @@ bool make(Pipe* out) {
 }  // namespace
 
 Pipes::Pipes(Statistics* statistics) : statistics_(statistics) {
-  for (Pipe p; kept_.size() < kReserved && make(&p);) kept_.push_back(p);
+  let_go();
 }
 
 Pipes::~Pipes() {
@@ -28,6 +28,7 @@ Pipes::~Pipes() {
 
 void Pipes::let_go() {
   keep(kReserved);
+  for (Pipe p; kept_.size() < kReserved && make(&p);) kept_.push_back(p);  // grown ones were not kept
 }
 
 void Pipes::keep(size_t pipes) {
