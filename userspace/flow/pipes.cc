@@ -16,6 +16,13 @@ bool make(Pipe* out) {
   return true;
 }
 
+void shrink(std::vector<Pipe>& pipes, size_t left) {
+  for (; pipes.size() > left; pipes.pop_back()) {
+    close(pipes.back().in);
+    close(pipes.back().out);
+  }
+}
+
 }  // namespace
 
 Pipes::Pipes(Statistics* statistics) : statistics_(statistics) {
@@ -23,30 +30,27 @@ Pipes::Pipes(Statistics* statistics) : statistics_(statistics) {
 }
 
 Pipes::~Pipes() {
-  keep(0);
+  shrink(grown_, 0);
+  shrink(kept_, 0);
 }
 
 void Pipes::let_go() {
-  keep(kReserved);
-  for (Pipe p; kept_.size() < kReserved && make(&p);) kept_.push_back(p);  // grown ones were not kept
+  shrink(grown_, 0);
+  shrink(kept_, kReserved);
+  for (Pipe p; kept_.size() < kReserved && make(&p);) kept_.push_back(p);
 }
 
-void Pipes::keep(size_t pipes) {
-  for (; kept_.size() > pipes; kept_.pop_back()) {
-    close(kept_.back().in);
-    close(kept_.back().out);
-  }
-}
-
-bool Pipes::take(Pipe* out) {
-  if (!kept_.empty()) {
-    *out = kept_.back();
-    kept_.pop_back();
+bool Pipes::take(uint32_t bytes, Pipe* out) {
+  bool grown = bytes > kCapacityBytes && !grown_.empty();
+  if (std::vector<Pipe>& from = grown ? grown_ : kept_; !from.empty()) {
+    *out = from.back();
+    from.pop_back();
   } else if (!make(out)) {
     return false;
   }
   count(statistics_->totals->pipes);
   count(statistics_->totals->pipe_bytes, out->capacity_bytes);
+  if (out->capacity_bytes < bytes) grow(out, bytes);
   return true;
 }
 
@@ -62,10 +66,8 @@ uint32_t Pipes::grow(Pipe* pipe, uint32_t bytes) {
 void Pipes::give_back(const Pipe& pipe, bool empty) {
   uncount(statistics_->totals->pipes);
   uncount(statistics_->totals->pipe_bytes, pipe.capacity_bytes);
-  if (empty && pipe.capacity_bytes == kCapacityBytes && kept_.size() < kKeptMax) {
-    kept_.push_back(pipe);
-    return;
-  }
+  if (empty && pipe.capacity_bytes == kCapacityBytes && kept_.size() < kKeptMax) return kept_.push_back(pipe);
+  if (empty && pipe.capacity_bytes > kCapacityBytes && grown_.size() < kGrownMax) return grown_.push_back(pipe);
   close(pipe.in);
   close(pipe.out);
   Pipe p;

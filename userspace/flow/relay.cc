@@ -31,13 +31,21 @@ bool at_urgent_mark(int fd) {
 
 }  // namespace
 
+// What a new pipe may hold: more for bulk, which then costs fewer system calls and wake-ups.
+uint32_t Worker::pipe_bytes(const DirectionState& s) const {
+  bool more = s.moved_bytes > kBulkBytes && shared_.held_bytes() < shared_.memory_limit_bytes / 4;
+  return more ? static_cast<uint32_t>(shared_.config->flow.pipe_bytes) : Pipes::kCapacityBytes;
+}
+
 // False: no descriptors, or no memory within limits.memory; the direction waits, its bytes stay in the
 // socket.
 bool Worker::take_pipe(Flow& f, Direction d) {
   DirectionRecord& dr = f.record->direction[d];
   if (dr.pipe_in >= 0) return true;
+  uint32_t wanted = pipe_bytes(f.direction[d]);
   Pipe p;
-  if (shared_.held_bytes() + Pipes::kCapacityBytes > shared_.memory_limit_bytes || !pipes_.take(&p)) {
+  if (shared_.held_bytes() + Pipes::kCapacityBytes > shared_.memory_limit_bytes ||
+      !pipes_.take(wanted, &p)) {
     count(shared_.statistics.totals->pipes_refused);
     set_lane_deadline(f, d, now_ns_ + kPipeAgainNs);
     return false;
@@ -45,6 +53,7 @@ bool Worker::take_pipe(Flow& f, Direction d) {
   dr.pipe_in = p.in;
   dr.pipe_out = p.out;
   dr.pipe_capacity_bytes = p.capacity_bytes;
+  if (p.capacity_bytes < wanted) f.direction[d].moved_bytes = 0;  // it may not grow: not tried at every turn
   return true;
 }
 
@@ -133,11 +142,10 @@ void Worker::pump(Flow& f, Direction d) {
     if (!s.readable && unhindered(f, d) && try_promote(f, d, LaneChange::quiet)) return;
     in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
   }
-  if (in_pipe > 0 && s.moved_bytes > kBulkBytes && dr.pipe_capacity_bytes < shared_.config->flow.pipe_bytes &&
-      shared_.held_bytes() < shared_.memory_limit_bytes / 4) {
+  if (uint32_t bytes = pipe_bytes(s); in_pipe > 0 && dr.pipe_capacity_bytes < bytes) {
     Pipe p{dr.pipe_in, dr.pipe_out, dr.pipe_capacity_bytes};
-    dr.pipe_capacity_bytes = pipes_.grow(&p, static_cast<uint32_t>(shared_.config->flow.pipe_bytes));
-    s.moved_bytes = 0;  // where it may not grow, it is not tried at every turn
+    dr.pipe_capacity_bytes = pipes_.grow(&p, bytes);
+    if (dr.pipe_capacity_bytes < bytes) s.moved_bytes = 0;
   }
   // Room by poll(2) and none by sendmsg(): TCP as a whole is out of memory.
   if (blocked && has_room && !moved)

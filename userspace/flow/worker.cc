@@ -89,6 +89,10 @@ void Worker::post(std::function<void(Worker&)> task) {
     std::lock_guard lock(inbox_mutex_);
     inbox_.push_back(std::move(task));
   }
+  wake();
+}
+
+void Worker::wake() {
   uint64_t one = 1;
   (void)!write(inbox_event_.get(), &one, sizeof one);
 }
@@ -192,7 +196,7 @@ void Worker::run() {
     io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));
   auto on_completion = [this](const io::Completion& c) { dispatch(c); };
 
-  while (!stopping_ || live_ > 0) {
+  while (!over()) {
     bool busy = !run_queue_.empty() || !local_posts_.empty();
     uint64_t until = busy ? 0 : deadlines_.next_ns();
     if (shared_.evicting) until = std::min(until, io::now_ns() + kEvictionNs);
@@ -226,6 +230,12 @@ void Worker::run() {
       if (Flow* f = find(changed.slot, changed.generation)) publish_now(*f);
     publish_queue_.clear();
   }
+}
+
+bool Worker::over() {
+  if (!stopping_ || live_ > 0) return false;
+  std::lock_guard lock(inbox_mutex_);
+  return over_ = live_ == 0;
 }
 
 void Worker::dispatch(const io::Completion& c) {

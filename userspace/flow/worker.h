@@ -143,6 +143,8 @@ class Worker {
  private:
   // worker.cc
   void run();
+  bool over();
+  void wake();
   void dispatch(const io::Completion& c);
   void on_deadline(io::Deadlines::Id id);
   void on_kernel_event(const penstock_event& e);
@@ -165,6 +167,9 @@ class Worker {
   // accept.cc
   void begin_accept(uint32_t listener_socket);
   void on_accepted(uint32_t listener_socket, const io::Completion& c);
+  Worker& least_loaded();
+  bool give(int fd, uint32_t listener);  // from any worker; false: this one has ended
+  void begin_flow(int fd, uint32_t listener);
   void refuse(int fd, uint32_t listener, CloseReason reason);
   // classify.cc
   void begin_classify(Flow& f);
@@ -191,6 +196,7 @@ class Worker {
   bool follow_order(Flow& f, Direction d, Lane to);
   // relay.cc
   void enter_relay(Flow& f, Direction d, LaneChange why);
+  uint32_t pipe_bytes(const DirectionState& s) const;
   bool take_pipe(Flow& f, Direction d);
   void give_back_pipe(Flow& f, Direction d);
   void pump(Flow& f, Direction d);
@@ -230,12 +236,13 @@ class Worker {
   uint64_t now_ns_ = 0;                    // of this turn of the loop
   bool accepting_ = true, stopping_ = false;
   int accept_error_ = 0;  // an errno, until a connection is accepted again
-  uint32_t live_ = 0;     // flows of this thread
+  std::atomic<uint32_t> live_{0};  // flows of this thread, and connections given to it
 
   std::thread thread_;
   Fd inbox_event_;
   std::mutex inbox_mutex_;
   std::vector<std::function<void(Worker&)>> inbox_;
+  bool over_ = false;  // nothing is given to it any more; under inbox_mutex_
 };
 
 }  // namespace penstock::flow
