@@ -236,6 +236,14 @@ struct penstock_publish {
   __u64 relayed_bytes[2];
 };
 
+/* enter, forget: the cookies by which the programs know a flow's two sockets, in one system call. */
+struct penstock_names {
+  __u64 cookie[2];
+  __u32 index[2]; /* of their directions; enter */
+  __u32 shown;    /* forget: also out of `flows` */
+  __u32 reserved;
+};
+
 #ifdef __cplusplus
 #define PENSTOCK_STATIC_ASSERT(x) static_assert(x)
 #else

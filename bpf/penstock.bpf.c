@@ -388,10 +388,30 @@ int trim(struct __sk_buff* skb) {
 }
 
 SEC("syscall")
+int enter(struct penstock_names* n) {
+  for (int side = 0; side < 2; side++) {
+    __u64 cookie = n->cookie[side];
+    __u32 index = n->index[side];
+    long error = bpf_map_update_elem(&direction_of, &cookie, &index, BPF_ANY);
+    if (error) return -error;
+  }
+  return 0;
+}
+
+SEC("syscall")
+int forget(struct penstock_names* n) {
+  __u64 client = n->cookie[0], upstream = n->cookie[1];
+  bpf_map_delete_elem(&direction_of, &client);
+  bpf_map_delete_elem(&direction_of, &upstream);
+  if (n->shown) bpf_map_delete_elem(&flows, &client);
+  return 0;
+}
+
+SEC("syscall")
 int publish(struct penstock_publish* p) {
   __u64 cookie = p->cookie;
   struct penstock_flow* flow = bpf_map_lookup_elem(&flows, &cookie);
-  if (!flow) return 1;
+  if (!flow) return 2; /* ENOENT */
   flow->phase = p->phase;
   flow->up.lane = p->lane[0];
   flow->up.lane_changes = p->lane_changes[0];

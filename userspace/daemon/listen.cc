@@ -45,6 +45,10 @@ int bound_socket(int family, const Endpoint& where, bool shared, Fd* out) {
   return 0;
 }
 
+bool is_exact(const Endpoint& e) {
+  return e.port && e.address != IpAddress::v4(INADDR_ANY) && e.address != IpAddress{};
+}
+
 }  // namespace
 
 Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::Config& config,
@@ -90,10 +94,12 @@ Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::
           Fd fd;
           error = bound_socket(w.family, w.endpoint, true, &fd);
           if (error) break;
-          flow::set_stream_options(fd.get(), static_cast<uint32_t>(keepalive->count()));
+          flow::set_no_delay(fd.get());
+          flow::set_keepalive(fd.get(), static_cast<uint32_t>(keepalive->count()));
           if (trim) trim->attach_trim(fd.get());
           if (listen(fd.get(), kBacklog)) error = errno;
-          if (!error) sockets[t].push_back({fd.release(), index});
+          if (!error)
+            sockets[t].push_back({fd.release(), index, is_exact(w.endpoint) ? w.endpoint : Endpoint{}});
         }
         if (error) {
           const char* hint = error == EADDRINUSE ? " (see who: ss -ltnp)"

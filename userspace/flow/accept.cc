@@ -53,9 +53,9 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   if (c.result < 0) return;
   accept_error_ = 0;
   Worker& idlest = least_loaded();
-  if (&idlest != this && idlest.give(c.result, l.listener)) return;
+  if (&idlest != this && idlest.give(c.result, listener_socket)) return;
   live_++;
-  begin_flow(c.result, l.listener);
+  begin_flow(c.result, l);
 }
 
 // SO_REUSEPORT spreads connections by their hash: of eight, six may come to one thread of two.
@@ -66,24 +66,24 @@ Worker& Worker::least_loaded() {
   return live_ > least->live_ + live_ / 8 ? *least : *this;
 }
 
-bool Worker::give(int fd, uint32_t listener) {
+bool Worker::give(int fd, uint32_t listener_socket) {
   {
     std::lock_guard lock(inbox_mutex_);
     if (over_) return false;
     live_++;  // now: others look at it before the task has run
-    inbox_.push_back([=](Worker& w) { w.begin_flow(fd, listener); });
+    inbox_.push_back([=](Worker& w) { w.begin_flow(fd, w.listeners_[listener_socket]); });
   }
   wake();
   return true;
 }
 
 // REQUIRES: it is counted in live_.
-void Worker::begin_flow(int fd, uint32_t listener) {
-  if (!accepting_ || stopping_) return refuse(fd, listener, CloseReason::shutdown);
+void Worker::begin_flow(int fd, const ListenerSocket& l) {
+  if (!accepting_ || stopping_) return refuse(fd, l.listener, CloseReason::shutdown);
   if (shared_.held_bytes() > shared_.memory_limit_bytes / 16 * 15)
-    return refuse(fd, listener, CloseReason::memory_limit);
+    return refuse(fd, l.listener, CloseReason::memory_limit);
   Endpoint client = endpoint_of(fd, getpeername);
-  if (client.port == 0) return refuse(fd, listener, CloseReason::client_reset);  // gone before we looked
+  if (client.port == 0) return refuse(fd, l.listener, CloseReason::client_reset);  // gone before we looked
   uint32_t slot;
   {
     std::lock_guard lock(shared_.slots_mutex);
@@ -94,7 +94,7 @@ void Worker::begin_flow(int fd, uint32_t listener) {
       shared_.free_slots.pop_back();
     }
   }
-  if (slot == UINT32_MAX) return refuse(fd, listener, CloseReason::max_flows);
+  if (slot == UINT32_MAX) return refuse(fd, l.listener, CloseReason::max_flows);
 
   for (uint32_t used = shared_.slots_used;
        used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
@@ -106,10 +106,10 @@ void Worker::begin_flow(int fd, uint32_t listener) {
   r.fd[kClient] = fd;
   r.cookie[kClient] = cookie_of(fd);
   r.thread = index_;
-  r.listener = listener;
+  r.listener = l.listener;
   r.upstream = UINT32_MAX;
   r.client = client;
-  r.destination = endpoint_of(fd, getsockname);
+  r.destination = l.bound.port ? l.bound : endpoint_of(fd, getsockname);
   r.accepted_ns = now_ns_;
   Flow& f = shared_.flows[slot];
   f = Flow{};
@@ -119,11 +119,11 @@ void Worker::begin_flow(int fd, uint32_t listener) {
     Update update(shared_.statistics);
     count(shared_.statistics.totals->accepted);
     count(shared_.statistics.totals->active);
-    count(shared_.statistics.listeners[listener].accepted);
-    count(shared_.statistics.listeners[listener].active);
+    count(shared_.statistics.listeners[l.listener].accepted);
+    count(shared_.statistics.listeners[l.listener].active);
   }
 
-  bool waits = shared_.routes->needs_client_hello(listener);
+  bool waits = shared_.routes->needs_client_hello(l.listener);
   advance(f, waits ? Event::accepted_speaks_first : Event::accepted);
   show(f);
   arm_poll(f, Op::watch_client, fd, 0);

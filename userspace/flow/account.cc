@@ -33,12 +33,13 @@ bool read_received(int fd, SocketAccount* out) {
 
 bool read_account(int fd, bool opened_by_us, SocketAccount* out) {
   tcp_info before{}, after{};
-  if (!tcp_information(fd, &before)) return false;
   int queued = 0;
-  for (;;) {  // ends: each round needs an ACK to arrive between two system calls
+  for (bool first = true;;
+       first = false) {  // ends: each round needs an ACK to arrive between two system calls
     if (ioctl(fd, SIOCOUTQ, &queued)) queued = 0;
     if (!tcp_information(fd, &after)) return false;
-    if (after.tcpi_bytes_acked == before.tcpi_bytes_acked) break;
+    // Nothing is counted twice when nothing was queued: what was acked is written.
+    if (queued == 0 || (!first && after.tcpi_bytes_acked == before.tcpi_bytes_acked)) break;
     before = after;
   }
   fill(after, out);

@@ -17,9 +17,10 @@ struct SocketAccount {
 // `opened_by_us`: the socket did the connect(2). False only when `fd` is no TCP socket.
 // written is bytes_acked + write_seq - snd_una, not bytes_sent - bytes_retrans + notsent: a segment that the
 // local queueing discipline refused counts in bytes_sent twice (net/ipv4/tcp_output.c, __tcp_transmit_skb).
+// While the sockmap writes, less than the truth by what it wrote during the call; never more.
 // REQUIRES: no shutdown(SHUT_WR) of ours yet, for written_bytes: our FIN would count.
 bool read_account(int fd, bool opened_by_us, SocketAccount* out);
-// The same without written_bytes: one system call instead of three.
+// The same without written_bytes: one system call instead of two, or three while something is queued.
 bool read_received(int fd, SocketAccount* out);
 
 // Bytes in the receive queue. By MSG_PEEK | MSG_TRUNC: SIOCINQ lies on sockmapped sockets of some kernels.

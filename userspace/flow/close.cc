@@ -40,8 +40,10 @@ void Worker::release(Flow& f) {
   }
   if (shared_.config->daemon.log_access) log_access(f, reason);
 
-  if (r.known) shared_.sockmap->leave(f.slot, r.cookie);
-  if (shared_.sockmap) shared_.sockmap->hide(r.cookie[kClient]);
+  if (r.known)
+    shared_.sockmap->leave(f.slot, r.cookie, f.shown);
+  else if (f.shown)
+    shared_.sockmap->hide(r.cookie[kClient]);
   for (Side s : {kClient, kUpstream}) {
     if (r.fd[s] < 0) continue;
     if (!ends_with_fin(reason)) {

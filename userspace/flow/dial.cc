@@ -40,6 +40,12 @@ CloseReason reason_of(int error) {
 
 }  // namespace
 
+// The PROXY header, or what the client has said already.
+bool Worker::speaks_first(const Flow& f) const {
+  return f.peeked_bytes > 0 ||
+         shared_.config->upstreams[f.record->upstream].proxy_protocol != config::ProxyProtocol::off;
+}
+
 void Worker::begin_dial(Flow& f) {
   FlowRecord& r = *f.record;
   const config::Server& s = shared_.config->upstreams[r.upstream].servers[r.server];
@@ -53,9 +59,12 @@ void Worker::begin_dial(Flow& f) {
   r.fd[kUpstream] = fd;
   socklen_t size = sizeof r.cookie[kUpstream];
   getsockopt(fd, SOL_SOCKET, SO_COOKIE, &r.cookie[kUpstream], &size);
-  set_stream_options(fd, static_cast<uint32_t>(timeout_ns(f, &config::Timeouts::keepalive) / 1'000'000));
+  set_no_delay(fd);
+  // We speak first: the handshake's last ACK goes with it instead of before it.
+  if (speaks_first(f)) set_quick_ack(fd, false);
   if (shared_.splice) shared_.sockmap->attach_trim(fd);
   count(shared_.statistics.upstreams[r.upstream].dialed);
+  show(f);
   // What is left of timeouts.connect, shared among the addresses not tried yet.
   if (!f.dial_until_ns) f.dial_until_ns = r.deadline_ns;
   uint64_t left = f.dial_until_ns > now_ns_ ? f.dial_until_ns - now_ns_ : 0,

@@ -13,12 +13,14 @@
 #include <cerrno>
 
 #include "base/log.h"
+#include "flow/socket_options.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 200'000'000;
+constexpr uint64_t kKeepaliveFromNs = 1'000'000'000;
 constexpr uint64_t kMismatchNs = 500'000'000;  // the accounts may differ this long while nothing moves
 
 }  // namespace
@@ -47,7 +49,8 @@ void Worker::check_drain(Flow& f, Direction d) {
     return begin_close(f, CloseReason::internal_error);
   uint64_t handed = shared_.sockmap->direction(index).redirected + dr.relayed_out_bytes;
   uint64_t written = target.written_bytes - dr.header_bytes;
-  if (source.received_bytes == handed + dr.discarded_bytes + 1 && written == handed) return pass_fin(f, d);
+  // Then nothing is unread either, or the verdict would have counted less.
+  if (source.received_bytes == handed + dr.discarded_bytes + 1 && written == handed) return send_fin(f, d);
   if (source.state == TCP_CLOSE && source.received_bytes == handed + dr.discarded_bytes)
     return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
   if (written == handed) {
@@ -83,6 +86,14 @@ void Worker::pass_fin(Flow& f, Direction d) {
     return begin_close(f, CloseReason::account_mismatch);
   }
   give_back_pipe(f, d);
+  send_fin(f, d);
+}
+
+// REQUIRES: the accounts agree.
+void Worker::send_fin(Flow& f, Direction d) {
+  FlowRecord& r = *f.record;
+  DirectionRecord& dr = r.direction[d];
+  Side to = d == kUp ? kUpstream : kClient;
   dr.fin_received = 1;
   dr.lane = Lane::shut;
   deadlines_.clear(f.slot * 3 + 1 + d);
@@ -90,11 +101,21 @@ void Worker::pass_fin(Flow& f, Direction d) {
     return begin_close(f, to == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
   if (lane(f, static_cast<Direction>(d ^ 1)) == Lane::shut) return begin_close(f, CloseReason::completed);
   publish(f);
-  set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
+  set_open_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
+}
+
+// Five system calls that a short flow does without.
+void Worker::set_open_deadline(Flow& f, uint64_t when_ns) {
+  set_phase_deadline(f, f.kept_alive ? when_ns : std::min(when_ns, f.record->opened_ns + kKeepaliveFromNs));
 }
 
 void Worker::check_idle(Flow& f) {
   FlowRecord& r = *f.record;
+  if (!f.kept_alive) {
+    f.kept_alive = true;
+    set_keepalive(r.fd[kUpstream],
+                  static_cast<uint32_t>(timeout_ns(f, &config::Timeouts::keepalive) / 1'000'000));
+  }
   bool half_closed = lane(f, kUp) == Lane::shut || lane(f, kDown) == Lane::shut;
   uint64_t limit_ns = timeout_ns(f, half_closed ? &config::Timeouts::half_closed : &config::Timeouts::idle);
   uint64_t last_ns = r.opened_ns;
@@ -114,7 +135,7 @@ void Worker::check_idle(Flow& f) {
   f.acked_bytes = acked;
   if (now_ns_ >= last_ns + limit_ns)
     return begin_close(f, half_closed ? CloseReason::half_closed_timeout : CloseReason::idle_timeout);
-  set_phase_deadline(f, last_ns + limit_ns);
+  set_open_deadline(f, last_ns + limit_ns);
 }
 
 }  // namespace penstock::flow

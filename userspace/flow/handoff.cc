@@ -27,7 +27,7 @@ void Worker::begin_handoff(Flow& f) {
   FlowRecord& r = *f.record;
   sockmap::Sockmap* m = shared_.sockmap;
   r.opened_ns = now_ns_;
-  show(f);
+  show_now(f);  // before the verdict writes into it
   int refused[2] = {0, 0};
   LaneChange why = LaneChange::engine;
   if (shared_.splice) {
@@ -47,7 +47,10 @@ void Worker::begin_handoff(Flow& f) {
     }
     for (Direction d : {kUp, kDown}) {
       if (refused[d]) continue;
-      if (!memory_allows(receive_queue_memory(r.fd[d]))) {
+      // Nobody has read from it yet, so its window has not grown: little is queued, and asking how little
+      // costs.
+      bool crowded = shared_.held_bytes() > shared_.memory_limit_bytes / 4;
+      if (crowded && !memory_allows(receive_queue_memory(r.fd[d]))) {
         r.direction[d].lane = Lane::held;
         count(shared_.statistics.lane_changes(LaneChange::memory));
         continue;
@@ -59,7 +62,7 @@ void Worker::begin_handoff(Flow& f) {
     }
   }
   advance(f, Event::handed_off);
-  set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::idle));
+  set_open_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::idle));
   for (Direction d : {kUp, kDown})
     if (lane(f, d) == Lane::splice) sockmap::Sockmap::kick(r.fd[d]);
   publish(f);

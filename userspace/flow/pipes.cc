@@ -67,7 +67,8 @@ void Pipes::give_back(const Pipe& pipe, bool empty) {
   uncount(statistics_->totals->pipes);
   uncount(statistics_->totals->pipe_bytes, pipe.capacity_bytes);
   if (empty && pipe.capacity_bytes == kCapacityBytes && kept_.size() < kKeptMax) return kept_.push_back(pipe);
-  if (empty && pipe.capacity_bytes > kCapacityBytes && grown_.size() < kGrownMax) return grown_.push_back(pipe);
+  if (empty && pipe.capacity_bytes > kCapacityBytes && grown_.size() < kGrownMax)
+    return grown_.push_back(pipe);
   close(pipe.in);
   close(pipe.out);
   Pipe p;

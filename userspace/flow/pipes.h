@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/pipes.h: one thread's pipes for relayed directions. Making one costs as much as a short flow, growing
-// one more, so empty ones are kept. kReserved are made at the start: when sockets have taken every descriptor, a
-// direction can still move its bytes, and with them its flow ends some day. The memory they may pin is counted
-// in totals.pipe_bytes; an empty one that is kept pins none.
+// one more, so empty ones are kept. kReserved are made at the start: when sockets have taken every
+// descriptor, a direction can still move its bytes, and with them its flow ends some day. The memory they may
+// pin is counted in totals.pipe_bytes; an empty one that is kept pins none.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -26,9 +26,11 @@ void Worker::begin_prime(Flow& f) {
     what.alpn = r.alpn();
     std::array<uint8_t, proxy_protocol::kHeaderBytesMax> header;
     r.header_size = static_cast<uint32_t>(proxy_protocol::encode(what, header));
+    // What the client has said follows at once, in the same segment.
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (f.peeked_bytes ? MSG_MORE : 0);
     while (r.header_sent_bytes < r.header_size) {
       ssize_t n = send(r.fd[kUpstream], header.data() + r.header_sent_bytes,
-                       r.header_size - r.header_sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+                       r.header_size - r.header_sent_bytes, flags);
       if (n < 0 && errno == EAGAIN) return arm_poll(f, Op::header_room, r.fd[kUpstream], POLLOUT);
       if (n < 0) return begin_close(f, CloseReason::upstream_reset);
       r.header_sent_bytes += static_cast<uint32_t>(n);

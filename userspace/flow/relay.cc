@@ -44,8 +44,7 @@ bool Worker::take_pipe(Flow& f, Direction d) {
   if (dr.pipe_in >= 0) return true;
   uint32_t wanted = pipe_bytes(f.direction[d]);
   Pipe p;
-  if (shared_.held_bytes() + Pipes::kCapacityBytes > shared_.memory_limit_bytes ||
-      !pipes_.take(wanted, &p)) {
+  if (shared_.held_bytes() + Pipes::kCapacityBytes > shared_.memory_limit_bytes || !pipes_.take(wanted, &p)) {
     count(shared_.statistics.totals->pipes_refused);
     set_lane_deadline(f, d, now_ns_ + kPipeAgainNs);
     return false;

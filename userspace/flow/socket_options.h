@@ -11,20 +11,30 @@
 
 namespace penstock::flow {
 
-// TCP_NODELAY: what is handed on is sent on. Keepalive after `keepalive_ms` of silence, five probes in as
-// long again; TCP_USER_TIMEOUT says the same of data nobody acknowledges, and of a window that stays shut.
-// Neither SO_SNDBUF, SO_RCVBUF nor TCP_NOTSENT_LOWAT: the sockmap's worker sleeps a jiffy whenever the
-// target's buffer is full, so a small buffer is a slow flow.
-inline void set_stream_options(int fd, uint32_t keepalive_ms) {
+// Keepalive after `keepalive_ms` of silence, five probes in as long again; TCP_USER_TIMEOUT says the same of
+// data nobody acknowledges, and of a window that stays shut.
+inline void set_keepalive(int fd, uint32_t keepalive_ms) {
   int one = 1, idle_s = static_cast<int>(std::max(1u, keepalive_ms / 1000)), count = 5;
   int interval_s = std::max(1, idle_s / count);
   unsigned user_timeout_ms = 2 * std::max(1000u, keepalive_ms);
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
   setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof user_timeout_ms);
+}
+
+// What is handed on is sent on. Neither SO_SNDBUF, SO_RCVBUF nor TCP_NOTSENT_LOWAT: the sockmap's worker
+// sleeps a jiffy whenever the target's buffer is full, so a small buffer is a slow flow.
+inline void set_no_delay(int fd) {
+  int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+// tcp(7): off, an ACK may wait for data to go with; the kernel turns it on again by itself.
+inline void set_quick_ack(int fd, bool on) {
+  int value = on;
+  setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &value, sizeof value);
 }
 
 }  // namespace penstock::flow

@@ -463,8 +463,15 @@ uint64_t Worker::timeout_ns(const Flow& f,
   return static_cast<uint64_t>(std::chrono::nanoseconds(*value).count());
 }
 
+// Once a turn of the loop: an accepted flow has often begun to dial by then.
 void Worker::show(Flow& f) {
-  if (!shared_.sockmap) return;
+  f.to_show = true;
+  publish(f);
+}
+
+void Worker::show_now(Flow& f) {
+  if (!std::exchange(f.to_show, false) || !shared_.sockmap) return;
+  f.shown = true;
   const FlowRecord& r = *f.record;
   penstock_flow v{};
   v.phase = static_cast<penstock_phase>(r.phase.load());
@@ -491,6 +498,7 @@ void Worker::publish_now(Flow& f) {
   f.to_publish = f.dirty = false;
   f.published_ns = now_ns_;
   if (!shared_.sockmap) return;
+  if (f.to_show) return show_now(f);
   const FlowRecord& r = *f.record;
   penstock_publish p{};
   p.cookie = r.cookie[kClient];

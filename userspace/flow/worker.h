@@ -70,11 +70,13 @@ struct DirectionState {
 struct Flow {
   FlowRecord* record;
   uint32_t slot;
-  uint32_t armed;   // bit per Op in flight
-  bool queued;      // in the run queue
-  bool dirty;       // relayed bytes not yet published
-  bool to_publish;  // at the end of this turn
-  bool timed_out;   // the connect being cancelled ran out of time
+  uint32_t armed;            // bit per Op in flight
+  bool queued;               // in the run queue
+  bool dirty;                // relayed bytes not yet published
+  bool to_show, to_publish;  // at the end of this turn
+  bool shown;                // it is in `flows`
+  bool kept_alive;           // keepalive of the upstream's socket is set
+  bool timed_out;            // the connect being cancelled ran out of time
   uint64_t published_ns;
   uint64_t dial_until_ns;  // the end of timeouts.connect, over all addresses
   size_t peeked_bytes;
@@ -86,6 +88,7 @@ struct Flow {
 struct ListenerSocket {
   int fd;
   uint32_t listener;
+  Endpoint bound;  // where all its connections were meant for; port 0: each is asked
 };
 
 inline constexpr uint64_t kEvictionNs = 2'000'000;  // between two rounds of resets for limits.memory
@@ -161,6 +164,7 @@ class Worker {
   Flow* find(uint32_t slot, uint32_t generation);
   uint64_t timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const;
   void show(Flow& f);
+  void show_now(Flow& f);
   void publish(Flow& f);
   void publish_now(Flow& f);
 
@@ -168,8 +172,8 @@ class Worker {
   void begin_accept(uint32_t listener_socket);
   void on_accepted(uint32_t listener_socket, const io::Completion& c);
   Worker& least_loaded();
-  bool give(int fd, uint32_t listener);  // from any worker; false: this one has ended
-  void begin_flow(int fd, uint32_t listener);
+  bool give(int fd, uint32_t listener_socket);  // from any worker; false: this one has ended
+  void begin_flow(int fd, const ListenerSocket& l);
   void refuse(int fd, uint32_t listener, CloseReason reason);
   // classify.cc
   void begin_classify(Flow& f);
@@ -179,6 +183,7 @@ class Worker {
   void begin_resolve(Flow& f);
   void on_resolved(Flow& f, const dns::Answer& answer);
   // dial.cc
+  bool speaks_first(const Flow& f) const;
   void begin_dial(Flow& f);
   void on_connected(Flow& f, int result);
   void dial_failed(Flow& f, CloseReason reason, int error);
@@ -206,6 +211,8 @@ class Worker {
   // drain.cc
   void check_drain(Flow& f, Direction d);
   void pass_fin(Flow& f, Direction d);
+  void send_fin(Flow& f, Direction d);
+  void set_open_deadline(Flow& f, uint64_t when_ns);
   void check_idle(Flow& f);
   // close.cc
   void begin_close(Flow& f, CloseReason reason);
@@ -235,7 +242,7 @@ class Worker {
   std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
   uint64_t now_ns_ = 0;                    // of this turn of the loop
   bool accepting_ = true, stopping_ = false;
-  int accept_error_ = 0;  // an errno, until a connection is accepted again
+  int accept_error_ = 0;           // an errno, until a connection is accepted again
   std::atomic<uint32_t> live_{0};  // flows of this thread, and connections given to it
 
   std::thread thread_;

@@ -75,7 +75,8 @@ struct Sockmap::Impl {
   OwnCgroup cgroup;
   std::string pin_error;
   bool pinned = false;
-  int sources = -1, targets = -1, direction_of = -1, flows = -1, trim = -1, publish = -1;
+  int sources = -1, targets = -1, direction_of = -1, flows = -1, trim = -1, publish = -1, enter = -1,
+      forget = -1;
   penstock_direction* directions = nullptr;
   penstock_globals* globals = nullptr;
   penstock_totals* totals = nullptr;
@@ -123,6 +124,8 @@ Status Sockmap::Impl::load() {
   flows = bpf_map__fd(maps.flows);
   trim = bpf_program__fd(skeleton->progs.trim);
   publish = bpf_program__fd(skeleton->progs.publish);
+  enter = bpf_program__fd(skeleton->progs.enter);
+  forget = bpf_program__fd(skeleton->progs.forget);
   directions = map_memory<penstock_direction>(bpf_map__fd(maps.directions),
                                               sizeof(penstock_direction) * 2 * options.flows_max);
   globals = map_memory<penstock_globals>(bpf_map__fd(maps.globals), sizeof *globals);
@@ -255,6 +258,17 @@ void discharge(penstock_direction& d, penstock_globals& g) {
   std::atomic_ref(g.held_bytes).fetch_sub(before);
 }
 
+// 0, or an errno: the kernel's, or what the program returned.
+template <typename Context>
+int run_program(int program, Context context) {
+  bpf_test_run_opts o{};
+  o.sz = sizeof o;
+  o.ctx_in = &context;
+  o.ctx_size_in = sizeof context;
+  if (bpf_prog_test_run_opts(program, &o)) return errno;
+  return static_cast<int>(o.retval);
+}
+
 }  // namespace
 
 int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes,
@@ -275,9 +289,7 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uin
     d.thread = thread;
     d.opening = d.epoch - 1;
   }
-  for (uint32_t i : {2 * slot, 2 * slot + 1})
-    if (bpf_map_update_elem(impl_->direction_of, &cookies[i & 1], &i, BPF_ANY)) return errno;
-  return 0;
+  return run_program(impl_->enter, penstock_names{{cookies[0], cookies[1]}, {2 * slot, 2 * slot + 1}, 0, 0});
 }
 
 int Sockmap::join(uint32_t index, int fd) {
@@ -339,8 +351,8 @@ int Sockmap::attach_trim(int fd) {
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &impl_->trim, sizeof impl_->trim) ? errno : 0;
 }
 
-void Sockmap::leave(uint32_t slot, const uint64_t cookies[2]) {
-  for (int side = 0; side < 2; side++) bpf_map_delete_elem(impl_->direction_of, &cookies[side]);
+void Sockmap::leave(uint32_t slot, const uint64_t cookies[2], bool shown) {
+  run_program(impl_->forget, penstock_names{{cookies[0], cookies[1]}, {0, 0}, shown, 0});
   settle(slot);
 }
 
@@ -354,13 +366,7 @@ int Sockmap::show(uint64_t cookie, const penstock_flow& flow) {
 }
 
 int Sockmap::publish(const penstock_publish& what) {
-  penstock_publish context = what;
-  bpf_test_run_opts o{};
-  o.sz = sizeof o;
-  o.ctx_in = &context;
-  o.ctx_size_in = sizeof context;
-  if (bpf_prog_test_run_opts(impl_->publish, &o)) return errno;
-  return o.retval ? ENOENT : 0;
+  return run_program(impl_->publish, what);
 }
 
 void Sockmap::hide(uint64_t cookie) {

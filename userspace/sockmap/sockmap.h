@@ -64,8 +64,9 @@ class Sockmap {
   bool close_valve(uint32_t index, int fd);
   bool closed(uint32_t index);
   int attach_trim(int fd);  // also for what a listener accepts
-  // Forgets the cookies and the charges of `slot`. Before the descriptors are closed.
-  void leave(uint32_t slot, const uint64_t cookies[2]);
+  // Forgets the cookies and the charges of `slot`, and hides the flow where it is `shown`. Before the
+  // descriptors are closed.
+  void leave(uint32_t slot, const uint64_t cookies[2], bool shown);
   // After the descriptors are closed: what a program that was already running has charged meanwhile.
   void settle(uint32_t slot);
 
