@@ -5,6 +5,8 @@ import dataclasses
 from stage import Netns
 
 PORT_RANGE, TIME_WAIT_REUSE = "1024 65535", 1  # connections/s would run out of ports
+# As on a Debian machine nobody has tuned. On loopback bbr paces every flow by timers: it would be what is measured.
+TCP = {"tcp_congestion_control": "cubic", "tcp_rmem": "4096 131072 6291456", "tcp_wmem": "4096 16384 4194304"}
 NAMES = {
     "loopback": "one namespace, its loopback",
     "veth": "three namespaces joined by veth, MTU 1500, every offload on",
@@ -21,7 +23,7 @@ class Network:
     server_address: str
 
 
-def make(name):
+def make(name, tcp):
     if name == "loopback":
         here = Netns()
         network = Network(here, here, here, "127.0.0.1", "127.0.0.1")
@@ -37,5 +39,6 @@ def make(name):
             network.edge.offload(device, gro=True)
     for netns in {id(n): n for n in (network.client, network.edge, network.server)}.values():
         netns.run("sysctl", "-q", "-w", f"net.ipv4.ip_local_port_range={PORT_RANGE}",
-                  f"net.ipv4.tcp_tw_reuse={TIME_WAIT_REUSE}", "net.core.somaxconn=4096")
+                  f"net.ipv4.tcp_tw_reuse={TIME_WAIT_REUSE}", "net.core.somaxconn=4096",
+                  *(f"net.ipv4.{key}={value}" for key, value in tcp.items()))
     return network
