@@ -91,12 +91,12 @@ struct penstock_direction {
   __u32 base_taken;      /* the base_epoch it was taken for */
   __u32 charged;         /* kernel memory that waits for the target; its sum is globals.held_bytes */
   __u32 closed_epoch;    /* == epoch: this direction is out of `sources` */
-  __u32 over_epoch;      /* == epoch: over the threshold, to be closed at the next chance */
+  __u32 over_epoch;      /* == epoch: over the threshold or bulk, to be closed at the next chance */
   __u32 broken;          /* enum penstock_broken */
   __u32 truesize;        /* memory of all segments redirected; only differences count */
   __u32 marks;           /* how many marks were made since nothing waited */
   __u32 trimmed;         /* segments whose payload the trim filter cut off */
-  __u32 reserved0;
+  __u32 backlog;         /* bytes found waiting by each of the last verdicts, on average */
   /* Line 1. Written by userspace. */
   __u64 flow_cookie;   /* key in `flows` */
   __u32 epoch;         /* counts up at every insertion into `sources`; never reset */
@@ -107,7 +107,8 @@ struct penstock_direction {
   __u32 thread;        /* whose ring buffer hears of it */
   __u32 opening;       /* == epoch: about to be opened; opening_bytes counts what arrives until it is */
   __u32 opening_bytes; /* truesize; the trim filter adds, atomically */
-  __u32 reserved1[6];
+  __u32 bulk_bytes;    /* leave the splice when `backlog` passes it */
+  __u32 reserved1[5];
   /* Line 2. Like line 0: which memory belongs to which bytes, a mark at every limit_bytes / 8 of memory. */
   struct penstock_mark {
     __u32 position; /* low bits of `redirected` behind a segment */

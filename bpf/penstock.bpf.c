@@ -270,6 +270,7 @@ int verdict(struct __sk_buff* skb) {
     d->marks = 0;
     make_mark(d);
   }
+  d->backlog = (15 * (__u64)d->backlog + waiting) / 16;
   d->redirected += length;
   d->truesize += truesize;
   __u32 held = memory_behind(d, waiting + length);
@@ -278,7 +279,7 @@ int verdict(struct __sk_buff* skb) {
     make_mark(d);
   d->active_ns = bpf_ktime_get_ns();
   charge(d, g, held);
-  if (held > threshold(d, g)) d->over_epoch = d->epoch;
+  if (held > threshold(d, g) || d->backlog >= d->bulk_bytes) d->over_epoch = d->epoch;
   __u64 flow_cookie = d->flow_cookie;
   struct penstock_flow* flow = bpf_map_lookup_elem(&flows, &flow_cookie);
   if (flow) {

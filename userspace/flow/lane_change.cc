@@ -30,10 +30,10 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kFirstLookNs = 100'000, kLastLookNs = 1'000'000'000;
-constexpr uint64_t kPollFromNs = 3'000'000;  // from this patience on, the target's room wakes us too
-constexpr uint64_t kCycleWindowNs = 1'000'000'000;
-constexpr uint32_t kCyclesMax = 20;  // held -> splice in a window; more: relay costs less
-constexpr uint64_t kQuietFirstNs = 20'000'000, kQuietLastNs = 5'000'000'000;
+constexpr uint64_t kPollFromNs = 3'000'000;     // from this patience on, the target's room wakes us too
+constexpr uint64_t kBulkCycleBytes = 16 << 20;  // over the threshold again within so many: bulk
+constexpr uint32_t kCyclesMax = 1;              // held -> splice in a row of such; more: relay costs less
+constexpr uint64_t kQuietFirstNs = 500'000'000, kQuietLastNs = 5'000'000'000;
 constexpr uint64_t kRefusedAgainNs = 1'000'000'000;
 constexpr uint64_t kMemoryAgainNs = 10'000'000;
 
@@ -56,11 +56,10 @@ void Worker::leave_splice(Flow& f, Direction d, LaneChange why) {
   DirectionState& s = f.direction[d];
   DirectionRecord& dr = f.record->direction[d];
   if (why == LaneChange::backlog_high) {
-    if (now_ns_ - s.cycles_since_ns > kCycleWindowNs) {
-      s.cycles_since_ns = now_ns_;
-      s.cycles = 0;
-    }
-    s.cycles++;
+    const penstock_direction& k = shared_.sockmap->direction(socket_index(f, d));
+    s.cycles = k.redirected - s.high_at_bytes < kBulkCycleBytes ? s.cycles + 1 : 1;
+    if (k.backlog >= k.bulk_bytes) s.cycles = kCyclesMax + 1;
+    s.high_at_bytes = k.redirected;
     // A direction that comes back from relay only to leave again goes there at once, and stays longer each
     // time.
     bool flaps = dr.quiet_ns && now_ns_ - s.lane_since_ns < 2 * dr.quiet_ns + 100'000'000;

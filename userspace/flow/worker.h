@@ -56,15 +56,16 @@ struct DirectionState {
   bool ended;     // relay: splice() said end of stream
   Lane order;     // by command; none: nothing was ordered
   uint64_t lane_since_ns;
-  uint64_t moved_ns;         // relay: the last byte
-  uint64_t blocked_ns;       // relay: the target last refused bytes, or the direction came here
-  uint64_t moved_bytes;      // relay: in this stay
-  uint64_t pipe_wanted_ns;   // relay: since when there is no pipe to be had; 0: one was
-  uint64_t patience_ns;      // held, draining: the next look
-  uint64_t written_bytes;    // held: what the target had taken at the last look
-  uint64_t stuck_since_ns;   // draining: everything is written but the accounts differ
-  uint64_t cycles_since_ns;  // held -> splice: the window `cycles` counts in
-  uint32_t cycles;
+  uint64_t moved_ns;        // relay: the last byte
+  uint64_t blocked_ns;      // relay: the target last refused bytes, or the direction came here
+  uint64_t moved_bytes;     // relay: in this stay
+  uint64_t pipe_wanted_ns;  // relay: since when there is no pipe to be had; 0: one was
+  uint64_t patience_ns;     // held, draining: the next look
+  uint64_t written_bytes;   // held: what the target had taken at the last look
+  uint64_t stuck_since_ns;  // draining: everything is written but the accounts differ
+  uint64_t turn_bytes;      // relay: moved in one turn, of late
+  uint64_t high_at_bytes;   // redirected when the backlog last passed the threshold
+  uint32_t cycles;          // held -> splice, with few bytes between
 };
 
 struct Flow {

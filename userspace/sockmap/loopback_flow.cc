@@ -106,7 +106,9 @@ LoopbackFlow::~LoopbackFlow() {
 
 void LoopbackFlow::hand_off() {
   taken_ = true;
-  require_zero(sockmap_.take(slot_, slot_, cookies_, shape_.high_bytes, shape_.limit_bytes), "take a slot");
+  require_zero(
+      sockmap_.take(slot_, slot_, cookies_, {shape_.high_bytes, shape_.bulk_bytes, shape_.limit_bytes}),
+      "take a slot");
   for (int side = 0; side < 2; side++) {
     require_zero(sockmap_.attach_trim(ours(side)), "attach the trim filter");
     require_zero(sockmap_.join(2 * slot_ + static_cast<uint32_t>(side), ours(side)), "insert into targets");

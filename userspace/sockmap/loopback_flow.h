@@ -43,6 +43,7 @@ struct FlowShape {
   int target_send_buffer_bytes = 0;     // SO_SNDBUF of ours(1); 0: the system's own
   int server_receive_buffer_bytes = 0;  // SO_RCVBUF of server
   uint32_t high_bytes = 1u << 30;       // never closed, never trimmed, unless a check wants it
+  uint32_t bulk_bytes = 1u << 30;
   uint32_t limit_bytes = 1u << 30;
 };
 

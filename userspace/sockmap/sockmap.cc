@@ -271,21 +271,21 @@ int run_program(int program, Context context) {
 
 }  // namespace
 
-int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes,
-                  uint32_t limit_bytes) {
+int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], const Thresholds& thresholds) {
   for (uint32_t i : {2 * slot, 2 * slot + 1}) {
     penstock_direction& d = direction(i);
     discharge(d, globals());  // a program of the slot's last flow may have charged after leave()
     d.redirected = d.base_redirected = d.active_ns = 0;
-    d.base_seq = d.over_epoch = d.broken = d.truesize = d.marks = d.trimmed = 0;
+    d.base_seq = d.over_epoch = d.broken = d.truesize = d.marks = d.trimmed = d.backlog = 0;
     d.flow_cookie = cookies[0];
     d.epoch++;
     d.closed_epoch = d.epoch;
     d.want_close = d.epoch - 1;
     d.base_taken = d.base_epoch;
     d.over_epoch = d.epoch - 1;
-    d.high_bytes = high_bytes;
-    d.limit_bytes = limit_bytes;
+    d.high_bytes = thresholds.high_bytes;
+    d.bulk_bytes = thresholds.bulk_bytes;
+    d.limit_bytes = thresholds.limit_bytes;
     d.thread = thread;
     d.opening = d.epoch - 1;
   }
@@ -301,6 +301,7 @@ int Sockmap::open_valve(uint32_t index, int fd, bool fresh) {
   penstock_direction& d = direction(index);
   PENSTOCK_ASSERT(closed(index));
   if (fresh) d.base_epoch++;
+  std::atomic_ref(d.backlog).store(0, std::memory_order_relaxed);
   // closed_epoch != epoch from here on: what the programs see once the socket is in must say "open".
   std::atomic_ref(d.epoch).fetch_add(1, std::memory_order_seq_cst);
   uint64_t value = static_cast<uint64_t>(fd);

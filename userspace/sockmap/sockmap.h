@@ -26,6 +26,13 @@ struct Options {
   bool cut = true;   // cut overlaps; false only to show that the self-test notices
 };
 
+// What one direction may have waiting for its target; see penstock_direction.
+struct Thresholds {
+  uint32_t high_bytes;   // memory: it leaves the splice
+  uint32_t bulk_bytes;   // payload, on average: so it does, because relay costs less
+  uint32_t limit_bytes;  // memory: what arrives is trimmed
+};
+
 class Sockmap {
  public:
   // Loads, attaches the verdict to `sources` and socket_ops to a cgroup that holds this process alone: must
@@ -45,8 +52,7 @@ class Sockmap {
 
   // ---- one flow. Every int is 0 or an errno. ----
   // Clears both directions of `slot`; then the verdict knows the sockets by their cookies.
-  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], uint32_t high_bytes,
-           uint32_t limit_bytes);
+  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], const Thresholds& thresholds);
   // Puts socket `index` (2 * slot or 2 * slot + 1) where the other one can redirect to.
   int join(uint32_t index, int fd);
   // From here to open_valve(), no more may queue up in the source than direction.limit_bytes, `queued_bytes`
