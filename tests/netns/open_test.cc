@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From accept to open: whoever speaks first and however early.
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "netns/edge.h"
 
@@ -32,6 +34,20 @@ TEST_P(Open, LaneFollowsTheEngine) {
   const char* lane = sockmap() ? "splice" : "relay";
   EXPECT_TRUE(daemon_->wait_lane("up", lane)) << daemon_->flows();
   EXPECT_TRUE(daemon_->wait_lane("down", lane)) << daemon_->flows();
+}
+
+// By SO_REUSEPORT's hash alone twelve flows would come as evenly as this, at every step, once in 64.
+TEST_P(Open, EveryThreadHasItsShare) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  std::vector<Pair> flows;
+  for (int i = 0; i < 12; ++i) {
+    TcpStream client = connect();
+    flows.push_back({std::move(client), server.accept()});
+    int of_thread[2] = {0, 0};
+    for (const Json& flow : daemon_->flows()) of_thread[flow.at("thread").get<int>()]++;
+    EXPECT_LE(std::abs(of_thread[0] - of_thread[1]), 1) << daemon_->flows();
+  }
 }
 
 TEST_P(Open, ServerSpeaksFirst) {

@@ -204,6 +204,7 @@ Json flows(flow::Shared& shared, const Json& request) {
               {"upstream", v.upstream < c.upstreams.size() ? c.upstreams[v.upstream].name : ""},
               {"server", v.server.port ? v.server.text() : ""},
               {"phase", flow::text(v.phase)},
+              {"thread", v.thread},
               {"age_ms", v.age_ms},
               {"idle_ms", v.idle_ms},
               {"directions",

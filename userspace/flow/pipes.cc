@@ -46,7 +46,9 @@ bool Pipes::take(uint32_t bytes, Pipe* out) {
     *out = from.back();
     from.pop_back();
   } else if (!make(out)) {
-    return false;
+    if (grown_.empty()) return false;
+    *out = grown_.back();
+    grown_.pop_back();
   }
   count(statistics_->totals->pipes);
   count(statistics_->totals->pipe_bytes, out->capacity_bytes);

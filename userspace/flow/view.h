@@ -18,6 +18,7 @@ struct DirectionView {
 
 struct FlowView {
   uint64_t cookie = 0;
+  uint32_t thread = 0;
   uint32_t listener = 0, upstream = 0;  // indices in the configuration; upstream may be beyond its end
   Endpoint client, destination, server;
   std::string sni;

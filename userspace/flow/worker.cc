@@ -138,6 +138,7 @@ FlowView Worker::view(Flow& f) {
   const FlowRecord& r = *f.record;
   FlowView v;
   v.cookie = r.cookie[kClient];
+  v.thread = r.thread;
   v.listener = r.listener;
   v.upstream = r.upstream;
   v.client = r.client;
