@@ -112,6 +112,18 @@ TEST_F(Start, PinThatCannotBeMade) {
       "statistics are not pinned: cannot make /sys/fs/bpf/missing/penstock: No such file or directory");
 }
 
+TEST_F(Start, PinsOfALivingOneAreLeftAlone) {
+  DaemonOptions options;
+  options.tables =
+      "[upstream.mailbox]\nservers = [\"127.0.0.1:3525\"]\n"
+      "[[listener]]\nname = \"mail\"\nbind = [\"127.0.0.1:2526\"]\nupstream = \"mailbox\"\n";
+  Daemon first(options);
+  ASSERT_TRUE(first.pinned_flows());
+  expect_serves(replaced(minimal(), kPin, first.pin()),
+                "statistics are not pinned: cannot pin in " + first.pin() + ": another penstock does");
+  EXPECT_TRUE(first.pinned_flows());
+}
+
 TEST_F(Start, AdminDirectoryNotWritable) {
   ProcessOptions nobody;
   nobody.uid = 65534;

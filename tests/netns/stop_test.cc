@@ -68,6 +68,22 @@ TEST_P(Drain, TheGraceIsTheEnd) {
   expect_gone();
 }
 
+TEST_P(Drain, FlowsThatNeverStopSending) {
+  start_with_grace("300ms");
+  TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  PatternSender up(client, 1), down(upstream, 2);
+  PatternReader at_upstream(upstream, 1), at_client(client, 2);
+  begin_drain(server);
+  EXPECT_TRUE(daemon_->process().wait_for("1 flows are reset: the grace is over"));
+  for (PatternSender* sender : {&up, &down}) {
+    const int error = sender->finish_errno();
+    EXPECT_TRUE(error == ECONNRESET || error == EPIPE) << error;
+  }
+  EXPECT_TRUE(daemon_->process().wait_for("reason=shutdown"));
+  expect_gone();
+}
+
 TEST_P(Drain, SecondSigtermEndsAtOnce) {
   start_with_grace("1h");
   TcpListener server(at(kAddress, kServerPort));

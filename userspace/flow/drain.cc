@@ -20,8 +20,8 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 200'000'000;
-constexpr uint64_t kKeepaliveFromNs = 1'000'000'000;
-constexpr uint64_t kMismatchNs = 500'000'000;  // the accounts may differ this long while nothing moves
+constexpr uint64_t kKeepaliveTickNs = 250'000'000;  // set after 4 to 5 of them
+constexpr uint64_t kMismatchNs = 500'000'000;       // the accounts may differ this long while nothing moves
 
 }  // namespace
 
@@ -104,9 +104,11 @@ void Worker::send_fin(Flow& f, Direction d) {
   set_open_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
 }
 
-// Five system calls that a short flow does without.
+// Keepalive is five system calls that a short flow does without; many flows get theirs in one turn of the
+// loop.
 void Worker::set_open_deadline(Flow& f, uint64_t when_ns) {
-  set_phase_deadline(f, f.kept_alive ? when_ns : std::min(when_ns, f.record->opened_ns + kKeepaliveFromNs));
+  const uint64_t keepalive_ns = (f.record->opened_ns / kKeepaliveTickNs + 5) * kKeepaliveTickNs;
+  set_phase_deadline(f, f.kept_alive ? when_ns : std::min(when_ns, keepalive_ns));
 }
 
 void Worker::check_idle(Flow& f) {

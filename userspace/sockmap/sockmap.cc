@@ -5,6 +5,7 @@
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -75,6 +76,7 @@ struct Sockmap::Impl {
   OwnCgroup cgroup;
   std::string pin_error;
   bool pinned = false;
+  Fd pin_lock;
   int sources = -1, targets = -1, direction_of = -1, flows = -1, trim = -1, publish = -1, enter = -1,
       forget = -1;
   penstock_direction* directions = nullptr;
@@ -186,6 +188,13 @@ void Sockmap::Impl::pin() {
   }
   if (mkdir(options.pin.c_str(), 0755) && errno != EEXIST) {
     pin_error = fmt::format("cannot make {}: {}", options.pin, strerror(errno));
+    return;
+  }
+  // Gone with the process that holds it, however that ends.
+  pin_lock = Fd(::open(options.pin.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!pin_lock.valid() || flock(pin_lock.get(), LOCK_EX | LOCK_NB)) {
+    pin_error = fmt::format("cannot pin in {}: {}", options.pin,
+                            errno == EWOULDBLOCK ? "another penstock does" : strerror(errno));
     return;
   }
   pinned = true;
