@@ -22,8 +22,9 @@ struct CheckFailed : std::runtime_error {
 };
 void require(bool condition, std::string_view reason);
 
-// Long for a loaded machine: a refused sockmap costs more than a slow start. A trimmed segment comes again after 0.2,
-// 0.6, 1.4, 3, 6.2 s: under load four were not enough once in some hundred starts (the last 53 bytes were still out).
+// Long for a loaded machine: a refused sockmap costs more than a slow start. A trimmed segment comes again
+// after 0.2, 0.6, 1.4, 3, 6.2 s: under load four were not enough once in some hundred starts (the last 53
+// bytes were still out).
 inline constexpr std::chrono::milliseconds kProbePatience{10'000};
 
 // For what announces itself by no event (a counter).
