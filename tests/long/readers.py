@@ -109,7 +109,7 @@ def from_sockets(netns):
     tell its client; the nearest thing that does is the flow's upstream cookie, so those come by cookie."""
     clients, upstreams = [], {}
     for line in netns.run("ss", "-tneiHO", "state", "established").splitlines():
-        if "cgroup:" not in line or "penstock" not in line.split("cgroup:")[1].split()[0]:
+        if not re.search(r"\bcgroup:\S*/penstock-\d+\s", line + " "):
             continue
         local, peer = line.split()[2:4]
         info = {name: int(value) for name, value in re.findall(r"\b(bytes_acked|bytes_received):(\d+)", line)}
