@@ -23,6 +23,9 @@ using std::chrono::milliseconds;
 enum class Engine { automatic, sockmap, io_uring };  // "auto", "sockmap", "io_uring"
 enum class ProxyProtocol { off, v1, v2 };
 enum class Family { any, v4, v6 };
+enum class Balance { round_robin, least_flows, source_hash };
+enum class OnDown { attempt, refuse, close };  // every server is down: "try" all the same, RST, FIN
+enum class OnMarkedDown { keep, close };       // the open flows of a server that went down
 
 struct Daemon {
   unsigned threads = 0;  // 0: one per CPU
@@ -58,22 +61,61 @@ struct Timeouts {
 // [timeouts] itself, every value present.
 Timeouts default_timeouts();  // 5s 5s 5s 1h 5m 75s
 
+// "COUNT/TIME": so many in any such time, a burst of as many at once.
+struct Rate {
+  uint32_t count = 0;
+  milliseconds per{0};
+};
+
+// [limits]; those of a client and max_flows in a listener too, where they count that listener's flows alone
+// and hold beside the ones of [limits].
 struct Limits {
-  std::optional<uint64_t> memory_bytes;  // default: a quarter of RAM
+  std::optional<uint64_t> memory_bytes;          // default: a quarter of RAM; [limits] only
+  std::optional<uint32_t> max_flows;             // unset: bpf.max_flows
+  std::optional<uint32_t> max_flows_per_client;  // a client: an IPv4 address, an IPv6 /64
+  std::optional<Rate> new_flows_per_client;
+};
+
+struct Dns {
+  std::vector<Endpoint> servers;  // empty: those of resolv.conf
+  milliseconds ttl_min{1'000}, ttl_max{3'600'000};
+  milliseconds stale{86'400'000};  // how long an old answer serves while DNS is down
+};
+
+enum class CheckType { tcp, tls, smtp, imap };
+enum class CheckProxy { local, own, off };  // the PROXY header of a check: LOCAL, our own address, none
+
+struct Check {
+  CheckType type = CheckType::tcp;
+  std::optional<uint16_t> port;  // unset: the server's; one of the two is there
+  milliseconds interval{10'000}, timeout{5'000};
+  uint32_t rise = 2, fall = 3;         // checks in a row
+  CheckProxy proxy = CheckProxy::off;  // default: local where the upstream speaks PROXY
+  std::string sni;                     // of type tls; empty: the server's name
 };
 
 struct Server {
   std::string host;                  // a name, or the text of an address
   std::optional<IpAddress> address;  // set when `host` is an address
   std::optional<uint16_t> port;      // unset: the port the client came in on
-  std::string text;                  // as written, after ${ENV}
+  std::string text;                  // as written, after ${ENV}; no two of an upstream are alike
+  uint32_t weight = 1;               // 1 to 256
+  bool backup = false;               // serves while no other can
 };
 
 struct Upstream {
   std::string name;
-  std::vector<Server> servers;  // at least one; addresses are of `family`
+  std::vector<Server> servers;  // at least one, or none beside `srv`; addresses are of `family`
+  std::string srv;              // "_imap._tcp.example.net": the servers, by DNS
   ProxyProtocol proxy_protocol = ProxyProtocol::off;
+  bool tlv_unique_id = false, tlv_crc32c = false;  // of `tlvs`, with v2
+  Balance balance = Balance::round_robin;
+  std::optional<Check> check;
+  uint32_t retries = 2;  // more servers tried when one cannot be reached
   Family family = Family::any;
+  std::optional<IpAddress> source;  // our address towards the servers
+  OnDown on_down = OnDown::attempt;
+  OnMarkedDown on_marked_down = OnMarkedDown::keep;
   Timeouts timeouts;
 };
 
@@ -94,9 +136,19 @@ struct Route {
   bool reject = false;
 };
 
+// Who may tell us with a PROXY header who the client is, and must.
+struct AcceptProxy {
+  std::vector<Cidr> from;      // empty: nobody
+  bool others_direct = false;  // the rest are clients themselves; else they are rejected
+};
+
 struct Listener {
   std::string name;
   std::vector<Bind> bind;
+  std::string interface;  // a device, which may appear later; empty: any
+  AcceptProxy accept_proxy;
+  std::vector<Cidr> allow, deny;  // of the client; deny first; an empty allow allows all
+  Limits limits;
   std::string upstream;  // when no route matches
   std::vector<Route> routes;
   Timeouts timeouts;
@@ -109,6 +161,7 @@ struct Config {
   Flow flow;
   Timeouts timeouts = default_timeouts();
   Limits limits;
+  Dns dns;
   std::vector<Upstream> upstreams;  // in the order of the file
   std::vector<Listener> listeners;
 };
