@@ -55,7 +55,9 @@
   X(splice_broken)          /* the kernel: the verdict could not redirect */                                \
   X(urgent_data) /* either side: TCP urgent data in a direction that must be relayed: splice(2) cannot pass \
                     it */                                                                                   \
-  X(internal_error) /* us: a system call failed that should not; logged */
+  X(internal_error) /* us: a system call failed that should not; logged */                                  \
+  X(no_server)      /* upstream or operator: every server is drained, or down with on_down not "try" */     \
+  X(server_down)    /* upstream: its server was marked down, with on_marked_down = "close" */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \
@@ -215,8 +217,8 @@ struct penstock_totals {
   __u64 updates_begun;
 };
 
-/* listeners, upstreams: ARRAY, mmapable, indexed in the order of the configuration; an empty name is an
- * unused entry. */
+/* listeners, upstreams: ARRAY, mmapable. A name keeps its entry over reloads; an empty name is an unused
+ * entry. */
 struct penstock_listener {
   char name[PENSTOCK_NAME_BYTES];
   __u64 accepted, active, closed;

@@ -29,7 +29,6 @@
 #include "daemon/privileges.h"
 #include "daemon/status.h"
 #include "flow/worker.h"
-#include "route/route.h"
 
 namespace penstock::daemon {
 namespace {
@@ -52,14 +51,13 @@ int fail(const std::string& message) {
 
 // Everything a run needs, in the order it is torn down from the bottom up.
 struct Parts {
-  config::Config config;
-  std::unique_ptr<route::Table> routes;
   std::unique_ptr<sockmap::Sockmap> sockmap;
   std::unique_ptr<dns::Resolver> resolver;
   std::optional<flow::FlowTable> table;
   penstock_totals own_totals{};  // where there are no maps
   std::vector<penstock_listener> own_listeners;
   std::vector<penstock_upstream> own_upstreams;
+  std::optional<flow::Names> listener_names, upstream_names;
   flow::Flow* flows = nullptr;
   size_t flows_bytes = 0;
   flow::Shared shared;
@@ -76,22 +74,28 @@ void name_counters(Parts& p) {
   if (p.sockmap) {
     s = {&p.sockmap->totals(), p.sockmap->listeners(), p.sockmap->upstreams()};
   } else {
-    p.own_listeners.resize(p.config.listeners.size());
-    p.own_upstreams.resize(p.config.upstreams.size());
+    p.own_listeners.resize(PENSTOCK_LISTENERS_MAX);
+    p.own_upstreams.resize(PENSTOCK_UPSTREAMS_MAX);
     s = {&p.own_totals, p.own_listeners.data(), p.own_upstreams.data()};
   }
-  for (size_t i = 0; i < p.config.listeners.size(); i++)
-    p.config.listeners[i].name.copy(s.listeners[i].name, PENSTOCK_NAME_BYTES - 1);
-  for (size_t i = 0; i < p.config.upstreams.size(); i++)
-    p.config.upstreams[i].name.copy(s.upstreams[i].name, PENSTOCK_NAME_BYTES - 1);
+  auto name = [](auto* entries) {
+    return [entries](uint32_t slot, std::string_view text) {
+      entries[slot] = {};
+      text.copy(entries[slot].name, PENSTOCK_NAME_BYTES - 1);
+    };
+  };
+  p.listener_names.emplace(PENSTOCK_LISTENERS_MAX, name(s.listeners));
+  p.upstream_names.emplace(PENSTOCK_UPSTREAMS_MAX, name(s.upstreams));
 }
 
-Status build(Parts& p, Facts& facts) {
-  const config::Config& c = p.config;
+uint64_t memory_limit_bytes(const config::Config& c) {
+  return c.limits.memory_bytes.value_or(ram_bytes() / 4);
+}
+
+Status build(Parts& p, const config::Config& c, Facts& facts) {
   flow::Shared& shared = p.shared;
   uint64_t ram = ram_bytes();
-  shared.config = &c;
-  shared.memory_limit_bytes = c.limits.memory_bytes.value_or(ram / 4);
+  shared.memory_limit_bytes = memory_limit_bytes(c);
   uint32_t flows_max = c.bpf.max_flows;
   if (!flows_max)
     flows_max = static_cast<uint32_t>(std::clamp<uint64_t>(ram / kRamPerFlow, kFlowsMin, kFlowsMax));
@@ -150,12 +154,11 @@ Status build(Parts& p, Facts& facts) {
   shared.flows = p.flows;
   shared.free_slots.reserve(flows_max);
   for (uint32_t slot = flows_max; slot-- > 0;) shared.free_slots.push_back(slot);
-  shared.next_server = std::vector<std::atomic<uint32_t>>(c.upstreams.size());
-  for (const config::Upstream& u : c.upstreams) shared.answers.emplace_back(u.servers.size());
-  p.routes = std::make_unique<route::Table>(c);
-  shared.routes = p.routes.get();
+  auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, nullptr);
+  if (!plan) return plan.error();
+  shared.set_plan(*plan);
 
-  auto sockets = listen_all(c, threads, choice.splice ? p.sockmap.get() : nullptr);
+  auto sockets = listen_all(*plan, threads, choice.splice ? p.sockmap.get() : nullptr);
   if (!sockets) return sockets.error();
   for (unsigned t = 0; t < threads; t++)
     shared.workers.push_back(std::make_unique<flow::Worker>(shared, t, std::move((*sockets)[t])));
@@ -165,7 +168,7 @@ Status build(Parts& p, Facts& facts) {
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it.
 void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>* readiness) {
-  const auto grace = shared.config->daemon.shutdown_grace;
+  const auto grace = shared.plan()->config().daemon.shutdown_grace;
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
     int timeout_ms = -1;
@@ -198,7 +201,6 @@ void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>*
 int run(const config::Config& config, int signals) {
   Caretaker caretaker;  // ends last
   Parts p;
-  p.config = config;
   Facts facts;
   facts.started_ns = io::now_ns();
   facts.started_unix_s =
@@ -208,27 +210,27 @@ int run(const config::Config& config, int signals) {
   facts.kernel = kernel.release;
   // First of all, so that a second daemon is told about the first one and not about its ports.
   std::atomic<Readiness> readiness{Readiness::starting};
-  auto admin = Admin::start(p.config.admin.socket, [&](const Json& request) {
+  auto admin = Admin::start(config.admin.socket, [&](const Json& request) {
     return readiness == Readiness::starting ? Json{{"error", "penstockd is still starting"}}
                                             : answer(p.shared, facts, request);
   });
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_socket = std::move(*admin);
   std::unique_ptr<Http> http;
-  if (!p.config.admin.http.empty())
+  if (!config.admin.http.empty())
     http = std::make_unique<Http>(
-        *config::parse_bind(p.config.admin.http),  // the configuration has been checked
+        *config::parse_bind(config.admin.http),  // the configuration has been checked
         [&](const std::string& path) { return page(path, readiness, p.shared, facts); });
   facts.http = http.get();
-  if (auto built = build(p, facts); !built) return fail(built.error().message);
-  if (!p.config.daemon.user.empty()) {
+  if (auto built = build(p, config, facts); !built) return fail(built.error().message);
+  if (!config.daemon.user.empty()) {
     auto s = caretaker.start([&, daemon = getpid()] {
       if (p.sockmap) p.sockmap->remove_for(daemon);
       admin_socket->remove_socket();
     });
     if (!s) return fail(s.error().message);
   }
-  if (auto s = become(p.config.daemon.user, p.config.daemon.group); !s) return fail(s.error().message);
+  if (auto s = become(config.daemon.user, config.daemon.group); !s) return fail(s.error().message);
   auto resolver = dns::Resolver::start();
   if (!resolver) return fail(resolver.error().message);
   p.resolver = std::move(*resolver);

@@ -51,8 +51,9 @@ bool is_exact(const Endpoint& e) {
 
 }  // namespace
 
-Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::Config& config,
-                                                                  unsigned threads, sockmap::Sockmap* trim) {
+Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(
+    const std::shared_ptr<const flow::Plan>& plan, unsigned threads, sockmap::Sockmap* trim) {
+  const config::Config& config = plan->config();
   std::vector<std::vector<flow::ListenerSocket>> sockets(threads);
   bool told = false;
   auto fail = [&](std::string message) {
@@ -99,7 +100,8 @@ Result<std::vector<std::vector<flow::ListenerSocket>>> listen_all(const config::
           if (trim) trim->attach_trim(fd.get());
           if (listen(fd.get(), kBacklog)) error = errno;
           if (!error)
-            sockets[t].push_back({fd.release(), index, is_exact(w.endpoint) ? w.endpoint : Endpoint{}});
+            sockets[t].push_back({fd.release(), plan->listener_slot(index),
+                                  is_exact(w.endpoint) ? w.endpoint : Endpoint{}, plan});
         }
         if (error) {
           const char* hint = error == EADDRINUSE ? " (see who: ss -ltnp)"

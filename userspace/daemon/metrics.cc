@@ -126,7 +126,7 @@ void upstreams(Exposition& e, const config::Config& c, const Snapshot& s) {
 void memory_and_limits(Exposition& e, const flow::Shared& shared, const Facts& facts, const Snapshot& s) {
   e.gauge("penstock_held_bytes", "Kernel memory that waits in the sockmap.", s.globals.held_bytes);
   e.gauge("penstock_memory_limit_bytes", "limits.memory: of held and pipes together.",
-          shared.memory_limit_bytes);
+          shared.memory_limit_bytes.load());
   e.gauge("penstock_flows_limit", "bpf.max_flows: how many flows may live at once.", facts.flows_max);
   e.gauge("penstock_threads", "Worker threads.", shared.workers.size());
   e.counter("penstock_log_lines_dropped_total", "Log lines lost because their reader was slow.",
@@ -176,8 +176,8 @@ std::string metrics(const flow::Shared& shared, const Facts& facts) {
                label("io", facts.io) + "," + label("kernel", facts.kernel),
            1);
   flows(e, s);
-  listeners(e, *shared.config, s);
-  upstreams(e, *shared.config, s);
+  listeners(e, s.plan->config(), s);
+  upstreams(e, s.plan->config(), s);
   memory_and_limits(e, shared, facts, s);
   if (shared.sockmap) sockmap(e, s.globals);
   process(e, facts);

@@ -26,14 +26,18 @@ void copy(T* from, T* to) {
 Snapshot take_snapshot(const flow::Shared& shared) {
   const flow::Statistics& s = shared.statistics;
   Snapshot out;
-  out.listeners.resize(shared.config->listeners.size());
-  out.upstreams.resize(shared.config->upstreams.size());
+  out.plan = shared.plan();
+  const flow::Plan& plan = *out.plan;
+  out.listeners.resize(plan.config().listeners.size());
+  out.upstreams.resize(plan.config().upstreams.size());
   for (int attempt = 0; attempt < kAttempts; attempt++) {
     if (attempt) sched_yield();
     uint64_t done = std::atomic_ref(s.totals->updates_done).load(std::memory_order_acquire);
     copy(s.totals, &out.totals);
-    for (size_t i = 0; i < out.listeners.size(); i++) copy(&s.listeners[i], &out.listeners[i]);
-    for (size_t i = 0; i < out.upstreams.size(); i++) copy(&s.upstreams[i], &out.upstreams[i]);
+    for (size_t i = 0; i < out.listeners.size(); i++)
+      copy(&s.listeners[plan.listener_slot(i)], &out.listeners[i]);
+    for (size_t i = 0; i < out.upstreams.size(); i++)
+      copy(&s.upstreams[plan.upstream_slot(i)], &out.upstreams[i]);
     std::atomic_thread_fence(std::memory_order_acquire);
     out.totals.updates_done = done;
     out.totals.updates_begun = flow::read(s.totals->updates_begun);

@@ -11,6 +11,7 @@
 namespace penstock::daemon {
 
 struct Snapshot {
+  std::shared_ptr<const flow::Plan> plan;  // whose listeners and upstreams these are
   penstock_totals totals{};
   std::vector<penstock_listener> listeners;  // in the order of the configuration, as are the upstreams
   std::vector<penstock_upstream> upstreams;

@@ -34,11 +34,11 @@ void ask_workers(flow::Shared& shared, const std::function<void(Worker&)>& visit
 }
 
 // {"state": ..., "reason": ...} of each listener, over all threads.
-std::vector<Json> listener_states(flow::Shared& shared) {
-  std::vector<flow::ListenerView> views(shared.config->listeners.size());
+std::vector<Json> listener_states(flow::Shared& shared, const flow::Plan& plan) {
+  std::vector<flow::ListenerView> views(plan.config().listeners.size());
   ask_workers(shared, [&](Worker& w) {
     for (uint32_t i = 0; i < views.size(); i++) {
-      flow::ListenerView v = w.listener_view(i);
+      flow::ListenerView v = w.listener_view(plan.listener_slot(i));
       views[i].listening &= v.listening;
       if (v.accept_error) views[i].accept_error = v.accept_error;
     }
@@ -55,16 +55,25 @@ std::vector<Json> listener_states(flow::Shared& shared) {
   return states;
 }
 
+const char* state_of(const flow::Server& s) {
+  if (s.drained) return "drained";
+  if (s.health == flow::Health::down) return "down";
+  if (s.shunned(io::now_ns())) return "failing";
+  return s.health == flow::Health::up ? "up" : "unchecked";
+}
+
 // A server that is a name: what it meant when it was last dialled; nothing before.
-Json server_json(flow::Shared& shared, size_t upstream, size_t server) {
-  const config::Server& s = shared.config->upstreams[upstream].servers[server];
-  Json j = {{"server", s.text}, {"addresses", Json::array()}};
-  if (s.address) {
-    j["addresses"].push_back(s.address->text());
+Json server_json(const flow::Server& s) {
+  Json j = {{"server", s.what().text},
+            {"state", state_of(s)},
+            {"flows", s.flows.load()},
+            {"addresses", Json::array()}};
+  if (const uint32_t failures = s.failures()) j["failed_dials"] = failures;
+  if (s.what().address) {
+    j["addresses"].push_back(s.what().address->text());
     return j;
   }
-  std::lock_guard lock(shared.answers_mutex);
-  const dns::Answer& answer = shared.answers[upstream][server];
+  const dns::Answer answer = s.answer();
   for (const IpAddress& a : answer.addresses) j["addresses"].push_back(a.text());
   if (!answer.error.empty()) j["error"] = answer.error;
   return j;
@@ -79,9 +88,9 @@ Json http(const Facts& facts, const config::Admin& admin) {
 }
 
 Json listeners(flow::Shared& shared, const Snapshot& s) {
-  const config::Config& c = *shared.config;
+  const config::Config& c = s.plan->config();
   Json all = Json::array();
-  std::vector<Json> states = listener_states(shared);
+  std::vector<Json> states = listener_states(shared, *s.plan);
   for (size_t i = 0; i < c.listeners.size(); i++) {
     Json bind = Json::array();
     for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
@@ -96,12 +105,13 @@ Json listeners(flow::Shared& shared, const Snapshot& s) {
   return all;
 }
 
-Json upstreams(flow::Shared& shared, const Snapshot& s) {
-  const config::Config& c = *shared.config;
+Json upstreams(const Snapshot& s) {
+  const config::Config& c = s.plan->config();
   Json all = Json::array();
   for (size_t i = 0; i < c.upstreams.size(); i++) {
     Json servers = Json::array();
-    for (size_t k = 0; k < c.upstreams[i].servers.size(); k++) servers.push_back(server_json(shared, i, k));
+    s.plan->servers_at(i).for_each_server(
+        [&](const flow::Server& server) { servers.push_back(server_json(server)); });
     all.push_back({{"name", c.upstreams[i].name},
                    {"servers", servers},
                    {"active", s.upstreams[i].active},
@@ -134,7 +144,7 @@ Json totals(const flow::Shared& shared, const Snapshot& s) {
           {"pipes_refused", t.pipes_refused},
           {"log_lines_dropped", s.log_lines_dropped},
           {"held_bytes", s.globals.held_bytes},
-          {"memory_limit_bytes", shared.memory_limit_bytes}};
+          {"memory_limit_bytes", shared.memory_limit_bytes.load()}};
 }
 
 Json sockmap(const penstock_globals& g) {
@@ -148,7 +158,6 @@ Json sockmap(const penstock_globals& g) {
 }
 
 Json status(flow::Shared& shared, const Facts& facts) {
-  const config::Config& c = *shared.config;
   Snapshot s = take_snapshot(shared);
   Json out = {{"version", PENSTOCK_VERSION},
               {"pid", getpid()},
@@ -159,9 +168,9 @@ Json status(flow::Shared& shared, const Facts& facts) {
               {"kernel", facts.kernel},
               {"threads", shared.workers.size()},
               {"flows_max", facts.flows_max},
-              {"http", http(facts, c.admin)},
+              {"http", http(facts, s.plan->config().admin)},
               {"listeners", listeners(shared, s)},
-              {"upstreams", upstreams(shared, s)},
+              {"upstreams", upstreams(s)},
               {"totals", totals(shared, s)},
               {"sockmap", shared.sockmap ? sockmap(s.globals) : Json::object()}};
   if (shared.sockmap) {
@@ -178,7 +187,6 @@ Json direction_json(const flow::DirectionView& d) {
 }
 
 Json flows(flow::Shared& shared, const Json& request) {
-  const config::Config& c = *shared.config;
   std::optional<Cidr> client;
   std::string listener = request.value("listener", "");
   if (std::string text = request.value("client", ""); !text.empty()) {
@@ -189,7 +197,7 @@ Json flows(flow::Shared& shared, const Json& request) {
   ask_workers(shared, [&](Worker& w) {
     w.for_each_flow([&](Flow& f) {
       FlowView v = w.view(f);
-      if (!listener.empty() && c.listeners[v.listener].name != listener) return;
+      if (!listener.empty() && v.listener != listener) return;
       if (client && !client->contains(v.client.address)) return;
       views.push_back(std::move(v));
     });
@@ -197,11 +205,11 @@ Json flows(flow::Shared& shared, const Json& request) {
   Json list = Json::array();
   for (const FlowView& v : views) {
     Json j = {{"cookie", std::to_string(v.cookie)},
-              {"listener", c.listeners[v.listener].name},
+              {"listener", v.listener},
               {"client", v.client.text()},
               {"destination", v.destination.text()},
               {"sni", v.sni},
-              {"upstream", v.upstream < c.upstreams.size() ? c.upstreams[v.upstream].name : ""},
+              {"upstream", v.upstream},
               {"server", v.server.port ? v.server.text() : ""},
               {"phase", flow::text(v.phase)},
               {"thread", v.thread},

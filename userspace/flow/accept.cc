@@ -53,7 +53,7 @@ void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
   if (c.result < 0) return;
   accept_error_ = 0;
   Worker& idlest = least_loaded();
-  if (&idlest != this && idlest.give(c.result, listener_socket)) return;
+  if (&idlest != this && idlest.give(c.result, l)) return;
   live_++;
   begin_flow(c.result, l);
 }
@@ -66,12 +66,12 @@ Worker& Worker::least_loaded() {
   return live_ > least->live_ + live_ / 8 ? *least : *this;
 }
 
-bool Worker::give(int fd, uint32_t listener_socket) {
+bool Worker::give(int fd, const ListenerSocket& l) {
   {
     std::lock_guard lock(inbox_mutex_);
     if (over_) return false;
     live_++;  // now: others look at it before the task has run
-    inbox_.push_back([=](Worker& w) { w.begin_flow(fd, w.listeners_[listener_socket]); });
+    inbox_.push_back([=](Worker& w) { w.begin_flow(fd, l); });
   }
   wake();
   return true;
@@ -79,11 +79,11 @@ bool Worker::give(int fd, uint32_t listener_socket) {
 
 // REQUIRES: it is counted in live_.
 void Worker::begin_flow(int fd, const ListenerSocket& l) {
-  if (!accepting_ || stopping_) return refuse(fd, l.listener, CloseReason::shutdown);
+  if (!accepting_ || stopping_) return refuse(fd, l, CloseReason::shutdown);
   if (shared_.held_bytes() > shared_.memory_limit_bytes / 16 * 15)
-    return refuse(fd, l.listener, CloseReason::memory_limit);
+    return refuse(fd, l, CloseReason::memory_limit);
   Endpoint client = endpoint_of(fd, getpeername);
-  if (client.port == 0) return refuse(fd, l.listener, CloseReason::client_reset);  // gone before we looked
+  if (client.port == 0) return refuse(fd, l, CloseReason::client_reset);  // gone before we looked
   uint32_t slot;
   {
     std::lock_guard lock(shared_.slots_mutex);
@@ -94,7 +94,7 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
       shared_.free_slots.pop_back();
     }
   }
-  if (slot == UINT32_MAX) return refuse(fd, l.listener, CloseReason::max_flows);
+  if (slot == UINT32_MAX) return refuse(fd, l, CloseReason::max_flows);
 
   for (uint32_t used = shared_.slots_used;
        used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
@@ -115,6 +115,7 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
   f = Flow{};
   f.record = &r;
   f.slot = slot;
+  f.plan = use_plan(l.plan);
   {
     Update update(shared_.statistics);
     count(shared_.statistics.totals->accepted);
@@ -123,7 +124,7 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
     count(shared_.statistics.listeners[l.listener].active);
   }
 
-  bool waits = shared_.routes->needs_client_hello(l.listener);
+  bool waits = f.plan->routes().needs_client_hello(f.plan->listener_index(l.listener));
   advance(f, waits ? Event::accepted_speaks_first : Event::accepted);
   show(f);
   arm_poll(f, Op::watch_client, fd, 0);
@@ -134,18 +135,18 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
 }
 
 // Counted and logged like any flow, with a RST: the client learns at once.
-void Worker::refuse(int fd, uint32_t listener, CloseReason reason) {
+void Worker::refuse(int fd, const ListenerSocket& l, CloseReason reason) {
   live_--;
   {
     Update update(shared_.statistics);
     count(shared_.statistics.totals->accepted);
     count(shared_.statistics.closed(reason));
-    count(shared_.statistics.listeners[listener].accepted);
-    count(shared_.statistics.listeners[listener].closed);
+    count(shared_.statistics.listeners[l.listener].accepted);
+    count(shared_.statistics.listeners[l.listener].closed);
   }
-  if (shared_.config->daemon.log_access)
+  if (l.plan->config().daemon.log_access)
     log::info("flow cookie={} client={} listener={} reason={}", cookie_of(fd),
-              endpoint_of(fd, getpeername).text(), shared_.config->listeners[listener].name, text(reason));
+              endpoint_of(fd, getpeername).text(), l.plan->listener(l.listener).name, text(reason));
   linger rst{1, 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
   close(fd);

@@ -80,10 +80,10 @@ void Worker::route(Flow& f, const tls::ClientHello* hello) {
     if (!alpn.empty())
       r.alpn_size = static_cast<uint8_t>(alpn[0].copy(r.alpn_bytes.data(), r.alpn_bytes.size()));
   }
-  route::Decision decision =
-      shared_.routes->decide(r.listener, {r.sni(), alpn, r.client.address, r.destination.port});
+  route::Decision decision = f.plan->routes().decide(f.plan->listener_index(r.listener),
+                                                     {r.sni(), alpn, r.client.address, r.destination.port});
   r.route = decision.route;
-  if (!decision.reject) r.upstream = decision.upstream;
+  if (!decision.reject) r.upstream = f.plan->upstream_slot(decision.upstream);
   if (hello) {
     if (decision.reject) return begin_close(f, CloseReason::route_rejected);
     advance(f, Event::classified);

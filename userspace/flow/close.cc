@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "flow/dial.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
@@ -15,8 +16,18 @@ namespace {
 
 // A clean end, or nothing to tell the peer: a plain close. Else RST to both: a truncated stream must not look
 // whole.
-bool ends_with_fin(CloseReason reason) {
+bool ends_with_fin(const Flow& f, CloseReason reason) {
+  if (reason == CloseReason::no_server)
+    return f.plan->upstream(f.record->upstream).on_down == config::OnDown::close;
   return reason == CloseReason::completed || reason == CloseReason::client_closed_early;
+}
+
+void let_go(int fd, bool fin) {
+  if (!fin) {
+    linger rst{1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
+  }
+  close(fd);
 }
 
 }  // namespace
@@ -38,24 +49,21 @@ void Worker::release(Flow& f) {
     if (r.known) spliced += shared_.sockmap->direction(socket_index(f, d)).redirected;
     relayed += r.direction[d].relayed_out_bytes;
   }
-  if (shared_.config->daemon.log_access) log_access(f, reason);
+  if (f.plan->config().daemon.log_access) log_access(f, reason);
 
   if (r.known)
     shared_.sockmap->leave(f.slot, r.cookie, f.shown);
   else if (f.shown)
     shared_.sockmap->hide(r.cookie[kClient]);
-  for (Side s : {kClient, kUpstream}) {
-    if (r.fd[s] < 0) continue;
-    if (!ends_with_fin(reason)) {
-      linger rst{1, 0};
-      setsockopt(r.fd[s], SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
-    }
-    int fd = std::exchange(r.fd[s], -1);
-    close(fd);
-  }
+  const bool fin = ends_with_fin(f, reason);
+  for (Side s : {kClient, kUpstream})
+    if (r.fd[s] >= 0) let_go(std::exchange(r.fd[s], -1), fin);
+  if (f.dial)
+    for (Attempt& a : f.dial->attempts)
+      if (a.fd >= 0) let_go(std::exchange(a.fd, -1), fin);
+  delete std::exchange(f.dial, nullptr);
   if (r.known) shared_.sockmap->settle(f.slot);
   for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
-  delete std::exchange(f.addresses, nullptr);
 
   {
     Update update(shared_.statistics);
@@ -68,6 +76,8 @@ void Worker::release(Flow& f) {
     uncount(shared_.statistics.listeners[r.listener].active);
   }
   if (r.upstream_counted) uncount(shared_.statistics.upstreams[r.upstream].active);
+  if (f.server) Upstream::give_back(std::exchange(f.server, nullptr));
+  leave_plan(std::exchange(f.plan, nullptr));
   if (--live_ == 0) pipes_.let_go();
   advance(f, Event::released);
   std::lock_guard lock(shared_.slots_mutex);
@@ -77,10 +87,9 @@ void Worker::release(Flow& f) {
 void Worker::log_access(const Flow& f, CloseReason reason) {
   const FlowRecord& r = *f.record;
   std::string line = fmt::format("flow cookie={} client={} listener={}", r.cookie[kClient], r.client.text(),
-                                 shared_.config->listeners[r.listener].name);
+                                 f.plan->listener(r.listener).name);
   if (r.sni_size) line += fmt::format(" sni={}", log::escaped(r.sni()));
-  if (r.upstream < shared_.config->upstreams.size())
-    line += fmt::format(" upstream={}", shared_.config->upstreams[r.upstream].name);
+  if (r.upstream != UINT32_MAX) line += fmt::format(" upstream={}", f.plan->upstream(r.upstream).name);
   if (r.server_endpoint.port) line += fmt::format(" server={}", r.server_endpoint.text());
   for (Direction d : {kUp, kDown}) {
     const DirectionRecord& dr = r.direction[d];

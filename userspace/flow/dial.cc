@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/dial.cc: connect to the server's addresses, one after the other, within timeouts.connect.
-#include <fmt/format.h>
+// flow/dial.cc: connect to one of the server's addresses, as RFC 8305 has it: the next one 250 ms after the
+// last or as soon as that has failed, what was begun goes on, the first to answer wins. When no address
+// answers its name is asked again, whatever its TTL: a server may have moved. When all have failed, or its
+// share of timeouts.connect is over, the next server has its turn.
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/log.h"
+#include "flow/dial.h"
 #include "flow/socket_options.h"
 #include "flow/worker.h"
 
@@ -38,69 +43,175 @@ CloseReason reason_of(int error) {
   }
 }
 
+Op op_of(uint32_t attempt) {
+  return static_cast<Op>(static_cast<uint32_t>(Op::connect) + attempt);
+}
+
+// 0, or an errno.
+int bind_source(int fd, const IpAddress& source) {
+  int one = 1;
+  setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);  // the connect chooses it
+  Endpoint from;
+  from.address = source;
+  sockaddr_storage a;
+  const socklen_t size = from.to_sockaddr(&a);
+  return bind(fd, reinterpret_cast<sockaddr*>(&a), size) ? errno : 0;
+}
+
 }  // namespace
 
 // The PROXY header, or what the client has said already.
 bool Worker::speaks_first(const Flow& f) const {
   return f.peeked_bytes > 0 ||
-         shared_.config->upstreams[f.record->upstream].proxy_protocol != config::ProxyProtocol::off;
+         f.plan->upstream(f.record->upstream).proxy_protocol != config::ProxyProtocol::off;
 }
 
-void Worker::begin_dial(Flow& f) {
+// The next address. With every attempt in flight the oldest makes room.
+void Worker::begin_attempt(Flow& f) {
+  Dial& dial = *f.dial;
   FlowRecord& r = *f.record;
-  const config::Server& s = shared_.config->upstreams[r.upstream].servers[r.server];
-  Endpoint to;
-  to.address = (*f.addresses)[r.address_index];
-  to.port = s.port.value_or(r.destination.port);
-  int fd = socket(to.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return dial_failed(f, reason_of(errno), errno);
-  r.server_endpoint = to;
-  r.cookie[kUpstream] = 0;
-  r.fd[kUpstream] = fd;
-  socklen_t size = sizeof r.cookie[kUpstream];
-  getsockopt(fd, SOL_SOCKET, SO_COOKIE, &r.cookie[kUpstream], &size);
-  set_no_delay(fd);
-  // We speak first: the handshake's last ACK goes with it instead of before it.
-  if (speaks_first(f)) set_quick_ack(fd, false);
-  if (shared_.splice) shared_.sockmap->attach_trim(fd);
+  uint32_t free = kAttemptsMax, oldest = 0;
+  for (uint32_t i = kAttemptsMax; i-- > 0;) {
+    if (dial.attempts[i].fd < 0) free = i;
+    if (dial.attempts[i].begun_ns < dial.attempts[oldest].begun_ns) oldest = i;
+  }
+  dial.wants_room = free == kAttemptsMax;
+  if (dial.wants_room) return give_up(f, oldest);
+  Attempt& a = dial.attempts[free];
+  a = Attempt{};
+  a.to.address = dial.addresses[dial.next++];
+  a.to.port = f.server->what().port.value_or(r.destination.port);
+  a.begun_ns = now_ns_;
+  r.server_endpoint = a.to;
   count(shared_.statistics.upstreams[r.upstream].dialed);
+  a.fd = socket(a.to.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (a.fd < 0) return attempt_failed(f, free, errno);
+  if (const auto& source = f.plan->upstream(r.upstream).source)
+    if (const int error = bind_source(a.fd, *source)) return attempt_failed(f, free, error);
+  socklen_t size = sizeof a.cookie;
+  getsockopt(a.fd, SOL_SOCKET, SO_COOKIE, &a.cookie, &size);
+  set_no_delay(a.fd);
+  // We speak first: the handshake's last ACK goes with it instead of before it.
+  if (speaks_first(f)) set_quick_ack(a.fd, false);
+  if (shared_.splice) shared_.sockmap->attach_trim(a.fd);
   show(f);
-  // What is left of timeouts.connect, shared among the addresses not tried yet.
-  if (!f.dial_until_ns) f.dial_until_ns = r.deadline_ns;
-  uint64_t left = f.dial_until_ns > now_ns_ ? f.dial_until_ns - now_ns_ : 0,
-           tries = f.addresses->size() - r.address_index;
-  set_phase_deadline(f, now_ns_ + left / tries);
-  f.timed_out = false;
-  f.armed |= 1u << static_cast<uint32_t>(Op::connect);
-  io_->connect(fd, to, token(f, Op::connect));
+  const bool more = dial.next < dial.addresses.size() || !f.server->what().address;
+  set_phase_deadline(f,
+                     more ? std::min(dial.server_until_ns, now_ns_ + kAttemptDelayNs) : dial.server_until_ns);
+  f.armed |= 1u << static_cast<uint32_t>(op_of(free));
+  io_->connect(a.fd, a.to, token(f, op_of(free)));
 }
 
-void Worker::on_connected(Flow& f, int result) {
-  if (f.record->phase != Phase::dialing) return;
-  if (result == 0) {
-    advance(f, Event::connected);
-    arm_poll(f, Op::watch_upstream, f.record->fd[kUpstream], 0);
-    return begin_prime(f);
+void Worker::give_up(Flow& f, uint32_t attempt) {
+  Attempt& a = f.dial->attempts[attempt];
+  if (std::exchange(a.given_up, true)) return;
+  disarm(f, op_of(attempt));
+}
+
+void Worker::on_connected(Flow& f, uint32_t attempt, int result) {
+  Dial& dial = *f.dial;
+  Attempt& a = dial.attempts[attempt];
+  if (a.given_up || f.record->phase != Phase::dialing) {
+    close(std::exchange(a.fd, -1));
+    if (f.record->phase == Phase::dialing && dial.wants_room) return begin_attempt(f);
+    const bool found = f.record->phase != Phase::dialing && f.record->phase != Phase::resolving;
+    if (found && dial.over()) delete std::exchange(f.dial, nullptr);
+    return;
   }
+  if (result == 0) return attempt_won(f, attempt);
   // Accepted, then reset before we looked: an attempt that is refused says ECONNREFUSED.
   if (result == -ECONNRESET || result == -EPIPE) return begin_close(f, CloseReason::upstream_reset);
-  if (f.timed_out) return dial_failed(f, CloseReason::connect_timeout, ETIMEDOUT);
-  dial_failed(f, reason_of(-result), -result);
+  attempt_failed(f, attempt, -result);
 }
 
-void Worker::dial_failed(Flow& f, CloseReason reason, int error) {
+void Worker::attempt_won(Flow& f, uint32_t attempt) {
+  Dial& dial = *f.dial;
   FlowRecord& r = *f.record;
-  count(shared_.statistics.upstreams[r.upstream].dial_failed);
-  log::warn("upstream {}: {}: {}", shared_.config->upstreams[r.upstream].name, r.server_endpoint.text(),
-            strerror(error));
-  if (r.fd[kUpstream] >= 0 && r.address_index + 1 < f.addresses->size() && reason != CloseReason::fd_limit) {
-    int fd = std::exchange(r.fd[kUpstream], -1);
-    close(fd);
-    r.address_index++;
-    advance(f, Event::next_address);
-    return begin_dial(f);
+  Attempt& a = dial.attempts[attempt];
+  r.server_endpoint = a.to;
+  r.cookie[kUpstream] = a.cookie;
+  r.fd[kUpstream] = std::exchange(a.fd, -1);
+  if (a.to.address != dial.addresses.front()) f.server->prefer(a.to.address, now_ns_);
+  if (f.server->failures() > 0) {
+    const uint32_t failures = f.server->failures();
+    if (f.server->dial_succeeded())
+      log::info("upstream {}: server {} is reached again, after {} dials that failed", f.server->upstream(),
+                f.server->what().text, failures);
+    if (shared_.on_dialed) shared_.on_dialed(*f.server, true);
   }
-  begin_close(f, reason);
+  for (uint32_t i = 0; i < kAttemptsMax; i++)
+    if (dial.attempts[i].fd >= 0) give_up(f, i);
+  if (dial.over()) delete std::exchange(f.dial, nullptr);
+  advance(f, Event::connected);
+  show(f);
+  arm_poll(f, Op::watch_upstream, r.fd[kUpstream], 0);
+  begin_prime(f);
+}
+
+void Worker::attempt_failed(Flow& f, uint32_t attempt, int error) {
+  Dial& dial = *f.dial;
+  Attempt& a = dial.attempts[attempt];
+  if (a.fd >= 0) close(std::exchange(a.fd, -1));
+  count(shared_.statistics.upstreams[f.record->upstream].dial_failed);
+  dial.failure = reason_of(error);
+  if (f.server->failures() == 0)
+    log::warn("upstream {}: {}: {}", f.server->upstream(), a.to.text(), strerror(error));
+  if (dial.failure == CloseReason::fd_limit) return begin_close(f, dial.failure);
+  if (dial.next < dial.addresses.size()) return begin_attempt(f);
+  if (dial.in_flight() || dial.renewing) return;
+  if (!f.server->what().address && !dial.renewed) return begin_renew(f);
+  server_failed(f, dial.failure, "");
+}
+
+// Nobody has answered for a while, or the time is over.
+void Worker::on_dial_deadline(Flow& f) {
+  Dial& dial = *f.dial;
+  if (now_ns_ >= dial.server_until_ns) {
+    for (const Attempt& a : dial.attempts)
+      if (a.fd >= 0 && !a.given_up) count(shared_.statistics.upstreams[f.record->upstream].dial_failed);
+    return server_failed(f, CloseReason::connect_timeout, strerror(ETIMEDOUT));
+  }
+  if (dial.next < dial.addresses.size()) return begin_attempt(f);
+  if (f.server->what().address) return set_phase_deadline(f, dial.server_until_ns);
+  begin_renew(f);
+}
+
+void Worker::begin_renew(Flow& f) {
+  Dial& dial = *f.dial;
+  set_phase_deadline(f, std::min(dial.server_until_ns, now_ns_ + kRenewNs));
+  if (std::exchange(dial.renewing, true)) return;
+  ask(f, true);
+}
+
+void Worker::on_renewed(Flow& f, const dns::Answer& answer) {
+  Dial& dial = *f.dial;
+  dial.renewing = false;
+  dial.renewed = true;
+  f.server->set_answer(answer);
+  for (const IpAddress& address : answer.addresses)
+    if (std::find(dial.addresses.begin(), dial.addresses.end(), address) == dial.addresses.end())
+      dial.addresses.push_back(address);
+  if (dial.next < dial.addresses.size()) return begin_attempt(f);
+  if (!dial.in_flight()) server_failed(f, dial.failure, "");
+}
+
+// In `resolving` or `dialing`: the next one, or the end. `why`: for the log, where no attempt has said it.
+void Worker::server_failed(Flow& f, CloseReason reason, const std::string& why) {
+  Dial& dial = *f.dial;
+  const config::Upstream& u = f.plan->upstream(f.record->upstream);
+  dial.failure = reason;
+  dial.question++;
+  if (f.server->dial_failed(now_ns_) && !why.empty())
+    log::warn("upstream {}: server {}: {}", u.name, f.server->what().text, why);
+  if (shared_.on_dialed) shared_.on_dialed(*f.server, false);
+  if (dial.retries_left == 0 || now_ns_ >= dial.until_ns) return begin_close(f, reason);
+  for (uint32_t i = 0; i < kAttemptsMax; i++)
+    if (dial.attempts[i].fd >= 0) give_up(f, i);
+  dial.retries_left--;
+  dial.tried.push_back(f.server);
+  Upstream::give_back(std::exchange(f.server, nullptr));
+  if (f.record->phase == Phase::dialing) advance(f, Event::next_server);
+  begin_server(f);
 }
 
 }  // namespace penstock::flow

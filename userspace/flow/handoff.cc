@@ -40,7 +40,7 @@ void Worker::begin_handoff(Flow& f) {
   LaneChange why = LaneChange::engine;
   if (shared_.splice) {
     why = LaneChange::refused_half_closed;
-    uint64_t buffer = shared_.config->flow.buffer_bytes;
+    uint64_t buffer = f.plan->config().flow.buffer_bytes;
     r.known = 1;
     int error = m->take(f.slot, index_, r.cookie,
                         {.high_bytes = static_cast<uint32_t>(buffer / 4),

@@ -42,7 +42,7 @@ enum class Event : uint32_t {
   classified,
   resolved,
   connected,
-  next_address,  // this one failed, there is another
+  next_server,  // this one failed, there is another
   header_sent,
   handed_off,
   ended,     // for whatever CloseReason
@@ -62,7 +62,7 @@ inline constexpr Edge kEdges[] = {
     {Phase::classifying, Event::ended, Phase::closing},
     {Phase::resolving, Event::resolved, Phase::dialing},
     {Phase::resolving, Event::ended, Phase::closing},
-    {Phase::dialing, Event::next_address, Phase::dialing},
+    {Phase::dialing, Event::next_server, Phase::resolving},
     {Phase::dialing, Event::connected, Phase::priming},
     {Phase::dialing, Event::ended, Phase::closing},
     {Phase::priming, Event::header_sent, Phase::handing_off},

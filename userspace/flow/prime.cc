@@ -15,7 +15,7 @@ namespace penstock::flow {
 void Worker::begin_prime(Flow& f) {
   FlowRecord& r = *f.record;
   if (r.phase != Phase::priming) return;
-  config::ProxyProtocol kind = shared_.config->upstreams[r.upstream].proxy_protocol;
+  config::ProxyProtocol kind = f.plan->upstream(r.upstream).proxy_protocol;
   if (kind != config::ProxyProtocol::off) {
     proxy_protocol::Outgoing what;
     what.version =

@@ -16,7 +16,7 @@
 
 namespace penstock::flow {
 
-inline constexpr uint32_t kRecordLayout = 1;  // counts up with any change below
+inline constexpr uint32_t kRecordLayout = 2;  // counts up with any change below
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
@@ -41,12 +41,10 @@ struct FlowRecord {
   uint64_t cookie[2] = {0, 0};
   std::atomic<uint32_t> thread{
       UINT32_MAX};  // nobody's until it is set: others look at it while the slot changes hands
-  uint32_t listener = 0, upstream = 0;  // indices in the configuration
+  uint32_t listener = 0, upstream = 0;  // slots in the statistics; upstream UINT32_MAX: not routed yet
   int32_t route = -1;
-  uint32_t server = 0;           // index within the upstream
-  uint32_t address_index = 0;    // of the server's addresses, the one being dialled
   Endpoint client, destination;  // as accepted
-  Endpoint server_endpoint;      // as dialled
+  Endpoint server_endpoint;      // as dialled last
   uint64_t accepted_ns = 0, opened_ns = 0, deadline_ns = 0;
   uint32_t header_sent_bytes = 0, header_size = 0;
   uint32_t reason = 0;            // CloseReason, valid in Phase::closing

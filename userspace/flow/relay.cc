@@ -35,9 +35,10 @@ bool at_urgent_mark(int fd) {
 }  // namespace
 
 // What a new pipe may hold: more for bulk, which then costs fewer system calls and wake-ups.
-uint32_t Worker::pipe_bytes(const DirectionState& s) const {
-  bool more = s.moved_bytes > kBulkBytes && shared_.held_bytes() < shared_.memory_limit_bytes / 4;
-  return more ? static_cast<uint32_t>(shared_.config->flow.pipe_bytes) : Pipes::kCapacityBytes;
+uint32_t Worker::pipe_bytes(const Flow& f, Direction d) const {
+  bool more =
+      f.direction[d].moved_bytes > kBulkBytes && shared_.held_bytes() < shared_.memory_limit_bytes / 4;
+  return more ? static_cast<uint32_t>(f.plan->config().flow.pipe_bytes) : Pipes::kCapacityBytes;
 }
 
 // False: no descriptors, or no memory within limits.memory; the direction waits, its bytes stay in the
@@ -45,7 +46,7 @@ uint32_t Worker::pipe_bytes(const DirectionState& s) const {
 bool Worker::take_pipe(Flow& f, Direction d) {
   DirectionRecord& dr = f.record->direction[d];
   if (dr.pipe_in >= 0) return true;
-  uint32_t wanted = pipe_bytes(f.direction[d]);
+  uint32_t wanted = pipe_bytes(f, d);
   Pipe p;
   if (shared_.held_bytes() + Pipes::kCapacityBytes > shared_.memory_limit_bytes || !pipes_.take(wanted, &p)) {
     count(shared_.statistics.totals->pipes_refused);
@@ -148,7 +149,7 @@ void Worker::pump(Flow& f, Direction d) {
       return;
     in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
   }
-  if (uint32_t bytes = pipe_bytes(s); in_pipe > 0 && dr.pipe_capacity_bytes < bytes) {
+  if (uint32_t bytes = pipe_bytes(f, d); in_pipe > 0 && dr.pipe_capacity_bytes < bytes) {
     Pipe p{dr.pipe_in, dr.pipe_out, dr.pipe_capacity_bytes};
     dr.pipe_capacity_bytes = pipes_.grow(&p, bytes);
     if (dr.pipe_capacity_bytes < bytes) s.moved_bytes = 0;

@@ -1,58 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/resolve.cc: choose a server of the upstream, and its addresses.
-#include <arpa/inet.h>
+// flow/resolve.cc: choose a server of the upstream, and ask for its addresses.
+#include <algorithm>
 
 #include "base/log.h"
+#include "flow/dial.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
 
 void Worker::begin_resolve(Flow& f) {
   FlowRecord& r = *f.record;
-  const config::Upstream& u = shared_.config->upstreams[r.upstream];
+  const config::Upstream& u = f.plan->upstream(r.upstream);
   count(shared_.statistics.upstreams[r.upstream].active);
   r.upstream_counted = 1;
-  r.server = shared_.next_server[r.upstream].fetch_add(1, std::memory_order_relaxed) %
-             static_cast<uint32_t>(u.servers.size());
-  const config::Server& s = u.servers[r.server];
+  f.dial = new Dial;
+  f.dial->retries_left = u.retries;
   // One deadline from here to the first byte: a name that takes its time takes it from the dial.
-  set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::connect));
-  if (s.address) {
-    dns::Answer literal;
-    literal.addresses.push_back(*s.address);
-    return on_resolved(f, literal);
+  f.dial->until_ns = now_ns_ + timeout_ns(f, &config::Timeouts::connect);
+  begin_server(f);
+}
+
+// The next server. It has an equal share of the time that is left with those that may be tried after it.
+void Worker::begin_server(Flow& f) {
+  FlowRecord& r = *f.record;
+  Dial& dial = *f.dial;
+  Upstream& upstream = f.plan->servers(r.upstream);
+  f.server = upstream.choose(r.client.address, dial.tried, now_ns_);
+  if (!f.server) {
+    if (!dial.tried.empty()) return begin_close(f, dial.failure);
+    return begin_close(f, CloseReason::no_server);
   }
-  auto family = static_cast<dns::Family>(u.family);
-  shared_.resolver->resolve(s.host, family,
-                            [this, slot = f.slot, generation = r.generation.load(),
-                             home = std::this_thread::get_id()](const dns::Answer& a) {
-                              auto task = [slot, generation, a](Worker& w) {
-                                Flow* flow = w.find(slot, generation);
-                                if (flow && flow->record->phase == Phase::resolving) w.on_resolved(*flow, a);
-                              };
-                              if (std::this_thread::get_id() == home)
-                                local_posts_.push_back(task);  // answered from the cache
-                              else
-                                post(task);
-                            });
+  const size_t servers = upstream.size(), others = servers - std::min(servers, dial.tried.size() + 1);
+  const uint64_t left = dial.until_ns > now_ns_ ? dial.until_ns - now_ns_ : 0;
+  dial.server_since_ns = now_ns_;
+  dial.server_until_ns = now_ns_ + left / (1 + std::min<size_t>(others, dial.retries_left));
+  dial.addresses.clear();
+  dial.next = 0;
+  dial.wants_room = dial.renewing = dial.renewed = false;
+  set_phase_deadline(f, dial.server_until_ns);
+  const config::Server& s = f.server->what();
+  if (!s.address) return ask(f, false);
+  dns::Answer literal;
+  literal.addresses.push_back(*s.address);
+  on_resolved(f, literal);
+}
+
+// `again`: whatever the TTL says.
+void Worker::ask(Flow& f, bool again) {
+  const config::Server& s = f.server->what();
+  const auto family = static_cast<dns::Family>(f.plan->upstream(f.record->upstream).family);
+  auto done = [this, slot = f.slot, generation = f.record->generation.load(), question = ++f.dial->question,
+               again, home = std::this_thread::get_id()](const dns::Answer& answer) {
+    auto task = [=](Worker& w) {
+      Flow* flow = w.find(slot, generation);
+      if (!flow || !flow->dial || flow->dial->question != question) return;
+      if (again && flow->record->phase == Phase::dialing) w.on_renewed(*flow, answer);
+      if (!again && flow->record->phase == Phase::resolving) w.on_resolved(*flow, answer);
+    };
+    if (std::this_thread::get_id() == home)
+      local_posts_.push_back(task);  // answered from the cache
+    else
+      post(task);
+  };
+  if (again)
+    shared_.resolver->resolve(s.host, family, done);
+  else
+    shared_.resolver->resolve(s.host, family, done);
 }
 
 void Worker::on_resolved(Flow& f, const dns::Answer& answer) {
-  FlowRecord& r = *f.record;
-  if (!shared_.config->upstreams[r.upstream].servers[r.server].address) {
-    std::lock_guard lock(shared_.answers_mutex);
-    shared_.answers[r.upstream][r.server] = answer;
-  }
+  const FlowRecord& r = *f.record;
+  if (!f.server->what().address) f.server->set_answer(answer);
   if (answer.addresses.empty()) {
     count(shared_.statistics.upstreams[r.upstream].resolve_failed);
-    log::warn("upstream {}: {}: {}", shared_.config->upstreams[r.upstream].name,
-              shared_.config->upstreams[r.upstream].servers[r.server].host, answer.error);
-    return begin_close(f, CloseReason::resolve_failed);
+    return server_failed(f, CloseReason::resolve_failed, answer.error);
   }
-  f.addresses = new std::vector<IpAddress>(answer.addresses);
-  r.address_index = 0;
+  f.dial->addresses = answer.addresses;
+  f.server->order(&f.dial->addresses, now_ns_);
   advance(f, Event::resolved);
-  begin_dial(f);
+  begin_attempt(f);
 }
 
 }  // namespace penstock::flow

@@ -19,7 +19,7 @@ struct DirectionView {
 struct FlowView {
   uint64_t cookie = 0;
   uint32_t thread = 0;
-  uint32_t listener = 0, upstream = 0;  // indices in the configuration; upstream may be beyond its end
+  std::string listener, upstream;  // upstream: empty before it is routed
   Endpoint client, destination, server;
   std::string sni;
   Phase phase = Phase::free;

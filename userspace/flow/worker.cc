@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -38,6 +39,16 @@ uint64_t Shared::held_bytes() const {
   uint64_t held = read(statistics.totals->pipe_bytes);
   if (sockmap) held += read(sockmap->globals().held_bytes);
   return held;
+}
+
+std::shared_ptr<const Plan> Shared::plan() const {
+  std::lock_guard lock(plan_mutex_);
+  return plan_;
+}
+
+void Shared::set_plan(std::shared_ptr<const Plan> plan) {
+  std::lock_guard lock(plan_mutex_);
+  plan_.swap(plan);
 }
 
 Worker::Worker(Shared& shared, uint32_t index, std::vector<ListenerSocket> listeners)
@@ -139,8 +150,8 @@ FlowView Worker::view(Flow& f) {
   FlowView v;
   v.cookie = r.cookie[kClient];
   v.thread = r.thread;
-  v.listener = r.listener;
-  v.upstream = r.upstream;
+  v.listener = f.plan->listener(r.listener).name;
+  if (r.upstream != UINT32_MAX) v.upstream = f.plan->upstream(r.upstream).name;
   v.client = r.client;
   v.destination = r.destination;
   v.server = r.server_endpoint;
@@ -177,6 +188,20 @@ ListenerView Worker::listener_view(uint32_t listener) const {
     if (accept_again_ns_[i]) v.accept_error = accept_error_;
   }
   return v;
+}
+
+const Plan* Worker::use_plan(const std::shared_ptr<const Plan>& plan) {
+  auto used = std::find_if(plans_.begin(), plans_.end(), [&](const UsedPlan& u) { return u.plan == plan; });
+  if (used == plans_.end()) used = plans_.insert(used, {plan});
+  used->flows++;
+  return plan.get();
+}
+
+void Worker::leave_plan(const Plan* plan) {
+  const auto used =
+      std::find_if(plans_.begin(), plans_.end(), [&](const UsedPlan& u) { return u.plan.get() == plan; });
+  PENSTOCK_ASSERT(used != plans_.end());
+  if (--used->flows == 0) plans_.erase(used);
 }
 
 Flow* Worker::find(uint32_t slot, uint32_t generation) {
@@ -276,7 +301,7 @@ void Worker::dispatch(const io::Completion& c) {
     if (f.armed == 0) release(f);
     return;
   }
-  if (c.result < 0 && c.result != -ECANCELED && op != Op::connect) {
+  if (c.result < 0 && c.result != -ECANCELED && !(op >= Op::connect && op <= Op::connect_third)) {
     log::error("flow cookie={}: cannot wait for its sockets: {}", r.cookie[kClient], strerror(-c.result));
     return begin_close(f, CloseReason::internal_error);
   }
@@ -296,7 +321,9 @@ void Worker::dispatch(const io::Completion& c) {
       on_hello(f, c.result);
       break;
     case Op::connect:
-      on_connected(f, c.result);
+    case Op::connect_second:
+    case Op::connect_third:
+      on_connected(f, static_cast<uint32_t>(op) - static_cast<uint32_t>(Op::connect), c.result);
       break;
     case Op::header_room:
       if (c.result > 0) begin_prime(f);
@@ -348,7 +375,6 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     int error = 0;
     socklen_t size = sizeof error;
     getsockopt(r.fd[side], SOL_SOCKET, SO_ERROR, &error, &size);
-    if (r.phase == Phase::dialing && side == kUpstream) return;  // the connect's own completion says so too
     bool vanished = error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;
     if (side == kClient)
       return begin_close(f, vanished ? CloseReason::client_timeout : CloseReason::client_reset);
@@ -392,11 +418,9 @@ void Worker::on_deadline(io::Deadlines::Id id) {
       if (now_ns_ >= r.deadline_ns) return begin_close(f, CloseReason::client_hello_timeout);
       return on_hello(f, POLLIN);
     case Phase::resolving:
-      return begin_close(f, CloseReason::resolve_failed);
+      return server_failed(f, CloseReason::resolve_failed, "no answer from DNS in time");
     case Phase::dialing:
-      f.timed_out = true;
-      if (armed(f, Op::connect)) return io_->cancel(token(f, Op::connect));
-      return dial_failed(f, CloseReason::connect_timeout, ETIMEDOUT);
+      return on_dial_deadline(f);
     case Phase::priming:
       return begin_close(f, CloseReason::connect_timeout);
     case Phase::open:
@@ -456,11 +480,10 @@ void Worker::clear_deadlines(Flow& f) {
 // The nearest one wins: the upstream's, the listener's, [timeouts].
 uint64_t Worker::timeout_ns(const Flow& f,
                             std::optional<config::milliseconds> config::Timeouts::*which) const {
-  const config::Config& c = *shared_.config;
   std::optional<config::milliseconds> value;
-  if (f.record->upstream < c.upstreams.size()) value = c.upstreams[f.record->upstream].timeouts.*which;
-  if (!value) value = c.listeners[f.record->listener].timeouts.*which;
-  if (!value) value = c.timeouts.*which;
+  if (f.record->upstream != UINT32_MAX) value = f.plan->upstream(f.record->upstream).timeouts.*which;
+  if (!value) value = f.plan->listener(f.record->listener).timeouts.*which;
+  if (!value) value = f.plan->config().timeouts.*which;
   return static_cast<uint64_t>(std::chrono::nanoseconds(*value).count());
 }
 
@@ -480,10 +503,9 @@ void Worker::show_now(Flow& f) {
   v.upstream_cookie = r.cookie[kUpstream];
   v.accepted_ns = r.accepted_ns;
   copy_text(v.client, sizeof v.client, r.client.text());
-  if (r.fd[kUpstream] >= 0) copy_text(v.server, sizeof v.server, r.server_endpoint.text());
-  copy_text(v.listener, sizeof v.listener, shared_.config->listeners[r.listener].name);
-  if (r.fd[kUpstream] >= 0)
-    copy_text(v.upstream, sizeof v.upstream, shared_.config->upstreams[r.upstream].name);
+  if (r.server_endpoint.port) copy_text(v.server, sizeof v.server, r.server_endpoint.text());
+  copy_text(v.listener, sizeof v.listener, f.plan->listener(r.listener).name);
+  if (f.server) copy_text(v.upstream, sizeof v.upstream, f.server->upstream());
   copy_text(v.sni, sizeof v.sni, r.sni());
   shared_.sockmap->show(r.cookie[kClient], v);
 }

@@ -20,12 +20,12 @@
 #include "flow/close_reason.h"
 #include "flow/machine.h"
 #include "flow/pipes.h"
+#include "flow/plan.h"
 #include "flow/record.h"
 #include "flow/statistics.h"
 #include "flow/view.h"
 #include "io/deadlines.h"
 #include "io/io.h"
-#include "route/route.h"
 #include "sockmap/sockmap.h"
 #include "tls/client_hello.h"
 
@@ -39,8 +39,10 @@ enum class Op : uint32_t {
   events,        // of the worker: the sockmap's ring
   watch_client,  // FIN, RST, errors, as long as the flow lives
   watch_upstream,
-  hello,  // more of the ClientHello
-  connect,
+  hello,    // more of the ClientHello
+  connect,  // kAttemptsMax of them
+  connect_second,
+  connect_third,
   header_room,  // the PROXY header did not fit
   read_client,  // relay: the source has bytes
   read_upstream,
@@ -68,6 +70,8 @@ struct DirectionState {
   uint32_t cycles;          // held -> splice, with few bytes between
 };
 
+struct Dial;  // dial.h
+
 struct Flow {
   FlowRecord* record;
   uint32_t slot;
@@ -77,46 +81,52 @@ struct Flow {
   bool to_show, to_publish;  // at the end of this turn
   bool shown;                // it is in `flows`
   bool kept_alive;           // keepalive of the upstream's socket is set
-  bool timed_out;            // the connect being cancelled ran out of time
   uint64_t published_ns;
-  uint64_t dial_until_ns;  // the end of timeouts.connect, over all addresses
   size_t peeked_bytes;
   uint64_t acked_bytes;  // by both peers, when idleness was last judged
   DirectionState direction[2];
-  std::vector<IpAddress>* addresses;  // of the server being dialled; owned, freed in release()
+  const Plan* plan;  // the configuration it came in under; kept alive by its worker
+  Server* server;    // chosen; counted there until release()
+  Dial* dial;        // while a server is chosen and dialled; owned
 };
 
 struct ListenerSocket {
   int fd;
-  uint32_t listener;
-  Endpoint bound;  // where all its connections were meant for; port 0: each is asked
+  uint32_t listener;                 // slot in the statistics
+  Endpoint bound;                    // where all its connections were meant for; port 0: each is asked
+  std::shared_ptr<const Plan> plan;  // of the flows that begin here
 };
 
 inline constexpr uint64_t kEvictionNs = 2'000'000;  // between two rounds of resets for limits.memory
 
 // What all workers share. Outlives them.
 struct Shared {
-  const config::Config* config = nullptr;
-  const route::Table* routes = nullptr;
   dns::Resolver* resolver = nullptr;
   sockmap::Sockmap* sockmap = nullptr;  // null: no maps at all
   bool splice = false;                  // the engine is sockmap
-  uint64_t memory_limit_bytes = 0;
+  std::atomic<uint64_t> memory_limit_bytes{0};
   Statistics statistics;
   FlowTable* table = nullptr;
   Flow* flows = nullptr;  // one per slot, zero at the start
   std::mutex slots_mutex;
-  std::vector<uint32_t> free_slots;                // the lowest last: it is taken first
-  std::atomic<uint32_t> slots_used{0};             // no slot from here on was ever taken
-  std::vector<std::atomic<uint32_t>> next_server;  // per upstream
-  std::mutex answers_mutex;
-  std::vector<std::vector<dns::Answer>> answers;  // per upstream and server: what its name last meant
+  std::vector<uint32_t> free_slots;     // the lowest last: it is taken first
+  std::atomic<uint32_t> slots_used{0};  // no slot from here on was ever taken
+  // A dial of one of its flows failed or succeeded: for the checks.
+  std::function<void(const Server&, bool reached)> on_dialed;
   std::vector<std::unique_ptr<class Worker>> workers;
   std::atomic<bool> evicting{false};  // the flows that hold most are being reset
   std::atomic<uint64_t> last_eviction_ns{0};
 
+  // The configuration that was read last; for whoever shows it. A flow's is that of the socket it came in by.
+  std::shared_ptr<const Plan> plan() const;
+  void set_plan(std::shared_ptr<const Plan> plan);
+
   // Kernel memory of all flows beyond socket buffers: what waits in the sockmap, and the pipes.
   uint64_t held_bytes() const;
+
+ private:
+  mutable std::mutex plan_mutex_;
+  std::shared_ptr<const Plan> plan_;
 };
 
 class Worker {
@@ -173,21 +183,29 @@ class Worker {
   void begin_accept(uint32_t listener_socket);
   void on_accepted(uint32_t listener_socket, const io::Completion& c);
   Worker& least_loaded();
-  bool give(int fd, uint32_t listener_socket);  // from any worker; false: this one has ended
+  bool give(int fd, const ListenerSocket& l);  // from any worker; false: this one has ended
   void begin_flow(int fd, const ListenerSocket& l);
-  void refuse(int fd, uint32_t listener, CloseReason reason);
+  void refuse(int fd, const ListenerSocket& l, CloseReason reason);
   // classify.cc
   void begin_classify(Flow& f);
   void on_hello(Flow& f, int events);
   void route(Flow& f, const tls::ClientHello* hello);
   // resolve.cc
   void begin_resolve(Flow& f);
+  void begin_server(Flow& f);
+  void ask(Flow& f, bool again);
   void on_resolved(Flow& f, const dns::Answer& answer);
   // dial.cc
   bool speaks_first(const Flow& f) const;
-  void begin_dial(Flow& f);
-  void on_connected(Flow& f, int result);
-  void dial_failed(Flow& f, CloseReason reason, int error);
+  void begin_attempt(Flow& f);
+  void give_up(Flow& f, uint32_t attempt);
+  void on_connected(Flow& f, uint32_t attempt, int result);
+  void attempt_won(Flow& f, uint32_t attempt);
+  void attempt_failed(Flow& f, uint32_t attempt, int error);
+  void on_dial_deadline(Flow& f);
+  void begin_renew(Flow& f);
+  void on_renewed(Flow& f, const dns::Answer& answer);
+  void server_failed(Flow& f, CloseReason reason, const std::string& why);
   // prime.cc
   void begin_prime(Flow& f);
   // handoff.cc
@@ -202,7 +220,7 @@ class Worker {
   bool follow_order(Flow& f, Direction d, Lane to);
   // relay.cc
   void enter_relay(Flow& f, Direction d, LaneChange why);
-  uint32_t pipe_bytes(const DirectionState& s) const;
+  uint32_t pipe_bytes(const Flow& f, Direction d) const;
   bool take_pipe(Flow& f, Direction d);
   void give_back_pipe(Flow& f, Direction d);
   void pump(Flow& f, Direction d);
@@ -224,6 +242,9 @@ class Worker {
   Lane lane(const Flow& f, Direction d) const {
     return f.record->direction[d].lane.load(std::memory_order_relaxed);
   }
+  const Plan* use_plan(const std::shared_ptr<const Plan>& plan);
+  void leave_plan(const Plan* plan);
+
   uint32_t socket_index(const Flow& f, uint32_t i) const { return 2 * f.slot + i; }
 
   Shared& shared_;
@@ -233,6 +254,11 @@ class Worker {
   std::string io_description_, io_refusal_;
   io::Deadlines deadlines_;
   Pipes pipes_;
+  struct UsedPlan {
+    std::shared_ptr<const Plan> plan;
+    uint32_t flows = 0;  // of this worker
+  };
+  std::vector<UsedPlan> plans_;  // those with flows here
   struct Runnable {
     uint32_t slot, generation;
   };

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow/upstream.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint64_t kPreferredNs = 60'000'000'000;
+
+}  // namespace
+
+bool Server::dial_failed(uint64_t now_ns) {
+  const uint32_t before = failures_.fetch_add(1, std::memory_order_relaxed);
+  if (before + 1 >= kFailuresMax) shunned_until_ns_ = now_ns + kShunnedNs;
+  return before == 0;
+}
+
+bool Server::dial_succeeded() {
+  if (failures_.load(std::memory_order_relaxed) == 0) return false;
+  shunned_until_ns_ = 0;
+  return failures_.exchange(0, std::memory_order_relaxed) > 0;
+}
+
+void Server::set_answer(const dns::Answer& answer) {
+  std::lock_guard lock(mutex_);
+  answer_ = answer;
+}
+
+dns::Answer Server::answer() const {
+  std::lock_guard lock(mutex_);
+  return answer_;
+}
+
+void Server::prefer(const IpAddress& address, uint64_t now_ns) {
+  std::lock_guard lock(mutex_);
+  preferred_ = address;
+  preferred_until_ns_ = now_ns + kPreferredNs;
+}
+
+void Server::order(std::vector<IpAddress>* addresses, uint64_t now_ns) const {
+  std::lock_guard lock(mutex_);
+  if (!preferred_ || preferred_until_ns_ <= now_ns) return;
+  const auto found = std::find(addresses->begin(), addresses->end(), *preferred_);
+  if (found != addresses->end()) std::rotate(addresses->begin(), found, found + 1);
+}
+
+Upstream::Upstream(const config::Upstream& what, const Upstream* previous)
+    : what_(what), by_srv_(!what.srv.empty()) {
+  if (previous) {
+    std::lock_guard lock(previous->mutex_);
+    known_ = previous->known_;
+    if (by_srv_ && previous->what_.srv == what.srv) targets_ = previous->targets_;
+  }
+  set_ = make_set(by_srv_ ? targets_ : what.servers);
+}
+
+Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
+  Set set;
+  std::map<std::string, std::shared_ptr<Server>, std::less<>> known;
+  std::vector<route::Member> members;
+  for (const config::Server& s : servers) {
+    std::shared_ptr<Server>& server = known[s.text];
+    if (!server) {
+      const auto before = known_.find(s.text);
+      server = before != known_.end() ? before->second : std::make_shared<Server>(what_.name, s);
+    }
+    set.servers.push_back(server);
+    members.push_back({s.text, s.weight, s.backup});
+  }
+  // A flow knows its server by a plain pointer.
+  for (auto& [text, server] : known_)
+    if (server->flows.load() > 0) known.emplace(text, server);
+  known_ = std::move(known);
+  if (!members.empty()) set.balance = std::make_unique<route::Balance>(what_.balance, members);
+  return set;
+}
+
+void Upstream::set_targets(const std::vector<config::Server>& targets) {
+  PENSTOCK_ASSERT(by_srv_);
+  std::lock_guard lock(mutex_);
+  targets_ = targets;
+  set_ = make_set(targets);
+}
+
+Server* Upstream::choose(const IpAddress& client, std::span<const Server* const> tried, uint64_t now_ns) {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  if (by_srv_) lock.lock();
+  if (!set_.balance) return nullptr;
+  const auto is_tried = [&](uint32_t i) {
+    return std::find(tried.begin(), tried.end(), set_.servers[i].get()) != tried.end();
+  };
+  // The better half of what is known first: those not known to fail, then all that are not drained.
+  const auto fit = [&](uint32_t i) {
+    const Server& s = *set_.servers[i];
+    return !s.drained && !is_tried(i) && s.health != Health::down && !s.shunned(now_ns);
+  };
+  const auto possible = [&](uint32_t i) {
+    const Server& s = *set_.servers[i];
+    return !s.drained && !is_tried(i) &&
+           (what_.on_down == config::OnDown::attempt || s.health != Health::down);
+  };
+  const auto flows = [&](uint32_t i) { return set_.servers[i]->flows.load(std::memory_order_relaxed); };
+  std::optional<uint32_t> index = set_.balance->choose(client, fit, flows);
+  if (!index) index = set_.balance->choose(client, possible, flows);
+  if (!index) return nullptr;
+  Server* server = set_.servers[*index].get();
+  server->flows.fetch_add(1, std::memory_order_relaxed);
+  return server;
+}
+
+size_t Upstream::size() const {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  if (by_srv_) lock.lock();
+  return set_.servers.size();
+}
+
+void Upstream::for_each_server(const std::function<void(Server&)>& visit) const {
+  std::vector<std::shared_ptr<Server>> servers;
+  {
+    std::lock_guard lock(mutex_);
+    servers = set_.servers;
+  }
+  for (const auto& s : servers) visit(*s);
+}
+
+}  // namespace penstock::flow

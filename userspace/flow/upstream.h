@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/upstream.h: what is known of an upstream's servers while the daemon runs, and which one a flow gets.
+// A Server outlives reloads as long as its upstream names it by the same text. Thread-safe.
+// tests/unit/upstream_test.cc.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "dns/resolver.h"
+#include "route/balance.h"
+
+namespace penstock::flow {
+
+enum class Health : uint32_t { unknown, up, down };  // by its checks; without any it stays unknown
+
+// Dials that fail in a row before a server is passed over while others can serve, and for how long then.
+inline constexpr uint32_t kFailuresMax = 3;
+inline constexpr uint64_t kShunnedNs = 10'000'000'000;
+
+class Server {
+ public:
+  Server(std::string upstream, config::Server what)
+      : upstream_(std::move(upstream)), what_(std::move(what)) {}
+
+  const std::string& upstream() const { return upstream_; }
+  const config::Server& what() const { return what_; }
+
+  std::atomic<Health> health{Health::unknown};
+  std::atomic<bool> drained{false};  // by command: no new flows
+  std::atomic<uint32_t> flows{0};    // that dial it or are open
+
+  // What came of a dial. True: worth a line in the log, the first failure in a row or the first success
+  // after.
+  bool dial_failed(uint64_t now_ns);
+  bool dial_succeeded();
+  uint32_t failures() const { return failures_; }  // in a row
+  bool shunned(uint64_t now_ns) const { return shunned_until_ns_ > now_ns; }
+
+  // What its name last meant, for `status`.
+  void set_answer(const dns::Answer& answer);
+  dns::Answer answer() const;
+
+  // An address that served while one before it did not answer goes first for a minute.
+  void prefer(const IpAddress& address, uint64_t now_ns);
+  void order(std::vector<IpAddress>* addresses, uint64_t now_ns) const;
+
+ private:
+  const std::string upstream_;
+  const config::Server what_;
+  std::atomic<uint32_t> failures_{0};
+  std::atomic<uint64_t> shunned_until_ns_{0};
+  mutable std::mutex mutex_;
+  dns::Answer answer_;
+  std::optional<IpAddress> preferred_;
+  uint64_t preferred_until_ns_ = 0;
+};
+
+class Upstream {
+ public:
+  // `previous`: the upstream of this name in the configuration before, or null.
+  Upstream(const config::Upstream& what, const Upstream* previous);
+
+  // Counted in its `flows` until give_back(). Null: none may be had now: all were tried, are drained, or are
+  // down and on_down is not "try".
+  Server* choose(const IpAddress& client, std::span<const Server* const> tried, uint64_t now_ns);
+  static void give_back(Server* server) { server->flows.fetch_sub(1, std::memory_order_relaxed); }
+
+  // With `srv`: the servers are these from now on. REQUIRES: config::Upstream::srv.
+  void set_targets(const std::vector<config::Server>& targets);
+  size_t size() const;  // servers
+  void for_each_server(const std::function<void(Server&)>& visit) const;
+
+ private:
+  struct Set {
+    std::vector<std::shared_ptr<Server>> servers;
+    std::unique_ptr<route::Balance> balance;  // null when there is no server
+  };
+  Set make_set(const std::vector<config::Server>& servers);
+
+  const config::Upstream what_;
+  const bool by_srv_;
+  mutable std::mutex mutex_;  // of what follows, where it changes: by_srv_
+  Set set_;
+  std::vector<config::Server> targets_;
+  std::map<std::string, std::shared_ptr<Server>, std::less<>>
+      known_;  // by text; gone ones while flows remain
+};
+
+}  // namespace penstock::flow
