@@ -23,13 +23,32 @@ void check_diagnostics(const std::vector<config::Diagnostic>& diagnostics, std::
   }
 }
 
+void check_check(const config::Upstream& upstream, const config::Check& check) {
+  PENSTOCK_ASSERT(check.timeout <= check.interval && check.timeout.count() >= 100);
+  PENSTOCK_ASSERT(check.rise >= 1 && check.fall >= 1 && check.port != 0);
+  for (const config::Server& server : upstream.servers) PENSTOCK_ASSERT(check.port || server.port);
+  PENSTOCK_ASSERT(check.proxy == config::CheckProxy::off ||
+                  upstream.proxy_protocol != config::ProxyProtocol::off);
+}
+
 void check_config(const config::Config& c) {
   std::set<std::string> upstreams;
   for (const config::Upstream& upstream : c.upstreams) {
     PENSTOCK_ASSERT(upstreams.insert(upstream.name).second);
-    PENSTOCK_ASSERT(!upstream.servers.empty());
-    for (const config::Server& server : upstream.servers)
+    PENSTOCK_ASSERT(upstream.servers.empty() != upstream.srv.empty());
+    PENSTOCK_ASSERT(upstream.servers.size() <= config::kServersMax);
+    std::set<std::string> servers;
+    bool all_backup = !upstream.servers.empty();
+    for (const config::Server& server : upstream.servers) {
       PENSTOCK_ASSERT(!server.host.empty() && server.port != 0);
+      PENSTOCK_ASSERT(server.weight >= 1 && server.weight <= config::kWeightMax);
+      PENSTOCK_ASSERT(servers.insert(server.text).second);
+      all_backup &= server.backup;
+    }
+    PENSTOCK_ASSERT(!all_backup);
+    const bool v2 = upstream.proxy_protocol == config::ProxyProtocol::v2;
+    PENSTOCK_ASSERT(v2 || (!upstream.tlv_unique_id && !upstream.tlv_crc32c));
+    if (upstream.check) check_check(upstream, *upstream.check);
   }
   PENSTOCK_ASSERT(!c.listeners.empty());
   const route::Table table(c);

@@ -121,7 +121,12 @@ TEST(Config, TheMailEdgeWithItsHealthCheck) {
   std::string text(kMailEdge);
   text.insert(text.find("\n\n[upstream.mailbox-https]") + 1,
               "check          = { type = \"smtp\", port = 25, interval = \"10s\" }\n");
-  EXPECT_EQ(said(text), "4:1: error: upstream.check is not available in this version\n");
+  const Config c = config_of(text);
+  ASSERT_TRUE(c.upstreams.at(0).check);
+  EXPECT_EQ(c.upstreams[0].check->type, CheckType::smtp);
+  EXPECT_EQ(c.upstreams[0].check->port, 25);
+  EXPECT_EQ(c.upstreams[0].check->interval, 10s);
+  EXPECT_EQ(c.upstreams[0].check->proxy, CheckProxy::local);
 }
 
 TEST(Config, TheExampleInPackaging) {
@@ -158,6 +163,17 @@ TEST(Config, Defaults) {
   EXPECT_FALSE(c.limits.memory_bytes);
   EXPECT_EQ(c.upstreams.at(0).proxy_protocol, ProxyProtocol::off);
   EXPECT_EQ(c.upstreams.at(0).family, Family::any);
+  EXPECT_EQ(c.upstreams.at(0).servers.at(0).weight, 1u);
+  EXPECT_FALSE(c.upstreams.at(0).servers.at(0).backup);
+  EXPECT_EQ(c.upstreams.at(0).srv, "");
+  EXPECT_FALSE(c.upstreams.at(0).tlv_unique_id);
+  EXPECT_FALSE(c.upstreams.at(0).tlv_crc32c);
+  EXPECT_EQ(c.upstreams.at(0).balance, Balance::round_robin);
+  EXPECT_FALSE(c.upstreams.at(0).check);
+  EXPECT_EQ(c.upstreams.at(0).retries, 2u);
+  EXPECT_FALSE(c.upstreams.at(0).source);
+  EXPECT_EQ(c.upstreams.at(0).on_down, OnDown::attempt);
+  EXPECT_EQ(c.upstreams.at(0).on_marked_down, OnMarkedDown::keep);
   EXPECT_FALSE(c.upstreams.at(0).timeouts.connect);
   EXPECT_EQ(c.listeners.at(0).name, "listener0");
   EXPECT_FALSE(c.listeners.at(0).timeouts.idle);
@@ -191,14 +207,25 @@ keepalive = "6s"
 [limits]
 memory = "64MiB"
 [upstream.a]
-servers = ["a.example", { address = "192.0.2.1:25" }]
+servers = ["a.example", { address = "192.0.2.1:25", weight = 256, backup = true }]
 proxy_protocol = "v1"
+balance = "least_flows"
+check = { type = "tls", port = 993, interval = "1h", timeout = "60s", rise = 1, fall = 100, proxy = "own", sni = "mail.example.net" }
+retries = 10
 family = "v4"
+source = "192.0.2.9"
+on_down = "refuse"
+on_marked_down = "close"
 connect = "1s"
 timeouts = { keepalive = "2s", idle = "13s" }
 half_closed = "14s"
 [upstream.b]
-servers = "b"
+srv = "_imap._tcp.example.net"
+proxy_protocol = "v2"
+tlvs = ["crc32c", "unique_id"]
+balance = "source_hash"
+check = "imap"
+on_down = "close"
 [[listener]]
 name = "x"
 bind = [":25", "*:26", "192.0.2.1:25", "[::1]:443"]
@@ -254,6 +281,38 @@ upstream = "b"
   EXPECT_EQ(a.servers[0].host, "a.example");
   EXPECT_EQ(a.servers[1].address, IpAddress::parse("192.0.2.1"));
   EXPECT_EQ(a.servers[1].port, 25);
+  EXPECT_EQ(a.servers[1].weight, 256u);
+  EXPECT_TRUE(a.servers[1].backup);
+  EXPECT_EQ(a.balance, Balance::least_flows);
+  ASSERT_TRUE(a.check);
+  EXPECT_EQ(a.check->type, CheckType::tls);
+  EXPECT_EQ(a.check->port, 993);
+  EXPECT_EQ(a.check->interval, 1h);
+  EXPECT_EQ(a.check->timeout, 60s);
+  EXPECT_EQ(a.check->rise, 1u);
+  EXPECT_EQ(a.check->fall, 100u);
+  EXPECT_EQ(a.check->proxy, CheckProxy::own);
+  EXPECT_EQ(a.check->sni, "mail.example.net");
+  EXPECT_EQ(a.retries, 10u);
+  EXPECT_EQ(a.source, IpAddress::parse("192.0.2.9"));
+  EXPECT_EQ(a.on_down, OnDown::refuse);
+  EXPECT_EQ(a.on_marked_down, OnMarkedDown::close);
+
+  const Upstream& b = c.upstreams.at(1);
+  EXPECT_EQ(b.srv, "_imap._tcp.example.net");
+  EXPECT_TRUE(b.servers.empty());
+  EXPECT_TRUE(b.tlv_unique_id);
+  EXPECT_TRUE(b.tlv_crc32c);
+  EXPECT_EQ(b.balance, Balance::source_hash);
+  ASSERT_TRUE(b.check);
+  EXPECT_EQ(b.check->type, CheckType::imap);
+  EXPECT_FALSE(b.check->port);
+  EXPECT_EQ(b.check->interval, 10s);
+  EXPECT_EQ(b.check->timeout, 5s);
+  EXPECT_EQ(b.check->rise, 2u);
+  EXPECT_EQ(b.check->fall, 3u);
+  EXPECT_EQ(b.check->proxy, CheckProxy::local);
+  EXPECT_EQ(b.on_down, OnDown::close);
 
   const Listener& x = c.listeners.at(0);
   EXPECT_EQ(x.name, "x");
@@ -323,14 +382,25 @@ TEST(Config, ServersInEveryForm) {
 // ---- what is wrong
 
 TEST(Config, UnknownKeys) {
+  const std::string upstream_keys =
+      "servers, srv, proxy_protocol, tlvs, balance, check, retries, family, source, on_down, on_marked_down, "
+      "timeouts, connect, idle, half_closed, keepalive\n";
   expect({
       {in_upstream("servrs = 1"),
-       "2:1: error: unknown key \"servrs\" in [upstream.u]; did you mean \"servers\"? accepted: servers, "
-       "proxy_protocol, family, timeouts, connect, idle, half_closed, keepalive\n"},
+       "2:1: error: unknown key \"servrs\" in [upstream.u]; did you mean \"servers\"? accepted: " +
+           upstream_keys},
       {in_upstream("chekc = 1"),
-       "2:1: error: unknown key \"chekc\" in [upstream.u]; did you mean \"check\" (not available in this "
-       "version)? "
-       "accepted: servers, proxy_protocol, family, timeouts, connect, idle, half_closed, keepalive\n"},
+       "2:1: error: unknown key \"chekc\" in [upstream.u]; did you mean \"check\"? accepted: " +
+           upstream_keys},
+      {in_upstream("clent_hello = '1s'"),
+       "2:1: error: unknown key \"clent_hello\" in [upstream.u]; did you mean \"client_hello\" (not "
+       "available in this "
+       "version)? accepted: " +
+           upstream_keys},
+      {in_upstream("check = { inteval = '1s', port = 1 }"),
+       "2:11: error: unknown key \"inteval\" in a check; did you mean \"interval\"? accepted: type, port, "
+       "interval, "
+       "timeout, rise, fall, proxy, sni\n"},
       {in_upstream("timeouts = { conect = '1s' }"),
        "2:14: error: unknown key \"conect\" in [upstream.timeouts]; did you mean \"connect\"? accepted: "
        "connect, idle, half_closed, keepalive\n"},
@@ -382,16 +452,9 @@ TEST(Config, KeysOfTheContractThatAreNotAvailable) {
     return fmt::format("{}: error: {} is not available in this version\n", at, key);
   };
   std::vector<Case> cases;
-  for (const char* key : {"srv", "tlvs", "balance", "check", "retries", "source", "on_down", "on_marked_down",
-                          "client_hello", "proxy_header"}) {
+  for (const char* key : {"client_hello", "proxy_header"}) {
     cases.push_back(
         {in_upstream(fmt::format("{} = 1", key)), refused("2:1", fmt::format("upstream.{}", key))});
-  }
-  for (const char* key : {"weight", "backup"}) {
-    cases.push_back({fmt::format("[upstream.u]\nservers = [{{ address = 'a', {} = 1 }}]\n"
-                                 "[[listener]]\nbind = ':1'\nupstream = 'u'\n",
-                                 key),
-                     refused("2:29", fmt::format("upstream.servers.{}", key))});
   }
   for (const char* key : {"interface", "accept_proxy", "allow", "deny", "limits", "memory", "max_flows",
                           "max_flows_per_client", "new_flows_per_client", "rate"}) {
@@ -539,14 +602,121 @@ TEST(Config, Servers) {
        "2:12: error: a server without address; accepted: a string or { address = \"host:port\" }\n"},
       {server(""), "2:11: error: servers is an empty array; accepted: at least one server\n"},
       {server("{ adress = 'a', address = 'a' }"),
-       "2:14: error: unknown key \"adress\" in a server; did you mean \"address\"? accepted: address\n"},
+       "2:14: error: unknown key \"adress\" in a server; did you mean \"address\"? accepted: address, "
+       "weight, backup\n"},
+      {server("{ address = 1 }"),
+       "2:24: error: servers is 1; accepted: a string or { address = \"host:port\" }\n"},
+      {server("{ address = 'a', weight = 0 }"),
+       "2:38: error: weight is 0; accepted: an integer from 1 to 256\n"},
+      {server("{ address = 'a', weight = 257 }"),
+       "2:38: error: weight is 257; accepted: an integer from 1 to 256\n"},
+      {server("{ address = 'a', backup = 1 }"), "2:38: error: backup is 1; accepted: true or false\n"},
+      {server("'a',\n'b',\n{ address = 'a' }"),
+       "4:13: error: server \"a\" stands twice, first at line 2; accepted: once, with a weight\n"},
+      {server("'a', 'a:25', 'A'"), ""},
+      {server("{ address = 'a', backup = true }, { address = 'b', backup = true }"),
+       "2:24: error: every server of upstream \"u\" is a backup; accepted: at least one without backup = "
+       "true\n"},
   });
+}
+
+TEST(Config, AtMost1024ServersInAnUpstream) {
+  const auto of = [](int count) {
+    std::string servers;
+    for (int i = 0; i < count; ++i) servers += fmt::format("'a{}',", i);
+    return "[upstream.u]\nservers = [" + servers + "]\n[[listener]]\nbind = ':1'\nupstream = 'u'\n";
+  };
+  EXPECT_EQ(said(of(1024)), "");
+  EXPECT_EQ(said(of(1025)), "2:11: error: 1025 servers; accepted: at most 1024\n");
+}
+
+TEST(Config, Checks) {
+  const std::string duration = ", a string with the unit ms, s, m, h or d\n",
+                    types = "\"tcp\", \"tls\", \"smtp\", \"imap\"";
+  const auto check = [](std::string_view value, std::string_view more = "") {
+    return fmt::format(
+        "[upstream.u]\nservers = 'a:1'\ncheck = {}\n{}\n[[listener]]\nbind = ':1'\nupstream = 'u'\n", value,
+        more);
+  };
+  expect({
+      {check("'http'"), "3:9: error: check is \"http\"; accepted: " + types + "\n"},
+      {check("1"),
+       "3:9: error: check is 1; accepted: " + types + ", or a table, { type = \"smtp\", port = 25 }\n"},
+      {check("{ type = 'http' }"), "3:18: error: type is \"http\"; accepted: " + types + "\n"},
+      {check("{ port = 0 }"), "3:18: error: port is 0; accepted: an integer from 1 to 65535\n"},
+      {check("{ interval = '999ms' }"),
+       "3:22: error: interval is \"999ms\"; accepted: a duration from \"1s\" to \"1h\"" + duration},
+      {check("{ interval = '61m' }"),
+       "3:22: error: interval is \"61m\"; accepted: a duration from \"1s\" to \"1h\"" + duration},
+      {check("{ timeout = '99ms' }"),
+       "3:21: error: timeout is \"99ms\"; accepted: a duration from \"100ms\" to \"1m\"" + duration},
+      {check("{ timeout = '61s' }"),
+       "3:21: error: timeout is \"61s\"; accepted: a duration from \"100ms\" to \"1m\"" + duration},
+      {check("{ timeout = '3s', interval = '2s' }"),
+       "3:21: error: timeout is \"3s\", longer than the interval; accepted: at most \"2s\"\n"},
+      {check("{ timeout = '11s' }"),
+       "3:21: error: timeout is \"11s\", longer than the interval; accepted: at most \"10s\"\n"},
+      {check("{ timeout = '2s', interval = '2s' }"), ""},
+      {check("{ rise = 0 }"), "3:18: error: rise is 0; accepted: an integer from 1 to 100\n"},
+      {check("{ fall = 101 }"), "3:18: error: fall is 101; accepted: an integer from 1 to 100\n"},
+      {check("{ proxy = 'on' }", "proxy_protocol = 'v1'"),
+       "3:19: error: proxy is \"on\"; accepted: \"local\", \"own\", \"off\"\n"},
+      {check("{ proxy = 'own' }"),
+       "3:19: error: this check would send a PROXY header, and this upstream speaks none; accepted: proxy = "
+       "\"off\", or proxy_protocol = \"v1\" or \"v2\" in the upstream\n"},
+      {check("{ proxy = 'off' }"), ""},
+      {check("{ proxy = 'local' }", "proxy_protocol = 'v1'"), ""},
+      {check("{ type = 'tls', sni = 'a b' }"), "3:31: error: sni is \"a b\"; accepted: a host name\n"},
+      {check("{ type = 'smtp', sni = 'a' }"),
+       "3:26: error: sni stands in a check that is not TLS; accepted: type = \"tls\", or no sni\n"},
+      {in_upstream("check = 'smtp'"),
+       "2:9: error: this check has no port: server \"::1\" is reached at the port the client came in on; "
+       "accepted: "
+       "check = { type = \"tcp\", port = 25 }, or \"[::1]:25\" as the server\n"},
+      {check("{}"), ""},
+  });
+  EXPECT_EQ(config_of(check("{ interval = '2s' }")).upstreams.at(0).check->timeout, 2s);
+  EXPECT_EQ(config_of(check("{ type = 'smtp' }")).upstreams.at(0).check->proxy, CheckProxy::off);
+  EXPECT_EQ(config_of(check("{}", "proxy_protocol = 'v2'")).upstreams.at(0).check->proxy, CheckProxy::local);
+  EXPECT_EQ(config_of(check("{ proxy = 'off' }", "proxy_protocol = 'v2'")).upstreams.at(0).check->proxy,
+            CheckProxy::off);
 }
 
 TEST(Config, Upstreams) {
   expect({
       {"[upstream.u]\n[[listener]]\nbind = ':1'\nupstream = 'u'\n",
-       "1:11: error: upstream \"u\" has no servers; accepted: servers = [\"host\", \"host:port\"]\n"},
+       "1:11: error: upstream \"u\" has no servers; accepted: servers = [\"host\", \"host:port\"], or srv = "
+       "\"_imap._tcp.example.net\"\n"},
+      {in_upstream("srv = '_imap._tcp.example.net'"),
+       "1:11: error: upstream \"u\" has both servers and srv; accepted: servers = [\"host\", \"host:port\"], "
+       "or srv = "
+       "\"_imap._tcp.example.net\"\n"},
+      {"[upstream.u]\nsrv = '192.0.2.1'\n[[listener]]\nbind = ':1'\nupstream = 'u'\n",
+       "2:7: error: srv is \"192.0.2.1\"; accepted: a name with SRV records, \"_imap._tcp.example.net\"\n"},
+      {in_upstream("balance = 'random'"),
+       "2:11: error: balance is \"random\"; accepted: \"round_robin\", \"least_flows\", \"source_hash\"\n"},
+      {in_upstream("retries = 11"), "2:11: error: retries is 11; accepted: an integer from 0 to 10\n"},
+      {in_upstream("on_down = 'attempt'"),
+       "2:11: error: on_down is \"attempt\"; accepted: \"try\", \"refuse\", \"close\"\n"},
+      {in_upstream("on_marked_down = true"),
+       "2:18: error: on_marked_down is true; accepted: \"keep\", \"close\"\n"},
+      {in_upstream("source = 'eth0'"),
+       "2:10: error: source is \"eth0\"; accepted: an address of this host, \"192.0.2.1\" or "
+       "\"2001:db8::1\"\n"},
+      {in_upstream("source = '192.0.2.1'"),
+       "3:12: error: server \"::1\" cannot be reached from this upstream's source, \"192.0.2.1\": they are "
+       "of two "
+       "families\n"},
+      {in_upstream("source = '192.0.2.1'\nfamily = 'v6'"),
+       "2:10: error: source \"192.0.2.1\" is not of this upstream's family, \"v6\"\n"},
+      {in_upstream("tlvs = 'crc32c'"),
+       "2:1: error: tlvs with proxy_protocol = \"off\"; accepted: proxy_protocol = \"v2\"\n"},
+      {in_upstream("tlvs = ['unique_id']\nproxy_protocol = 'v1'"),
+       "2:1: error: tlvs with proxy_protocol = \"v1\"; accepted: proxy_protocol = \"v2\"\n"},
+      {in_upstream("tlvs = ['alpn']\nproxy_protocol = 'v2'"),
+       "2:9: error: tlvs is \"alpn\"; accepted: \"unique_id\", \"crc32c\"\n"},
+      {in_upstream("tlvs = []\nproxy_protocol = 'v2'"),
+       "2:8: error: tlvs is an empty array; accepted: \"unique_id\", \"crc32c\"\n"},
       {"[upstream.'a b']\nservers = 'a'\n" + with("").substr(1),
        "1:11: error: upstream \"a b\"; accepted: a name of 1 to 63 letters, digits, '-', '_' and '.'\n"
        "1:11: warning: upstream \"a b\" is not used\n"},

@@ -87,25 +87,29 @@ enum class CheckProxy { local, own, off };  // the PROXY header of a check: LOCA
 
 struct Check {
   CheckType type = CheckType::tcp;
-  std::optional<uint16_t> port;  // unset: the server's; one of the two is there
-  milliseconds interval{10'000}, timeout{5'000};
-  uint32_t rise = 2, fall = 3;         // checks in a row
-  CheckProxy proxy = CheckProxy::off;  // default: local where the upstream speaks PROXY
-  std::string sni;                     // of type tls; empty: the server's name
+  std::optional<uint16_t> port;                   // unset: the server's; one of the two is there
+  milliseconds interval{10'000}, timeout{5'000};  // timeout <= interval
+  uint32_t rise = 2, fall = 3;                    // checks in a row
+  CheckProxy proxy = CheckProxy::off;             // default: local where the upstream speaks PROXY
+  std::string sni;                                // of type tls; empty: the server's name
 };
+
+inline constexpr uint32_t kServersMax = 1024;  // of one upstream
+inline constexpr uint32_t kWeightMax = 256;
 
 struct Server {
   std::string host;                  // a name, or the text of an address
   std::optional<IpAddress> address;  // set when `host` is an address
   std::optional<uint16_t> port;      // unset: the port the client came in on
   std::string text;                  // as written, after ${ENV}; no two of an upstream are alike
-  uint32_t weight = 1;               // 1 to 256
+  uint32_t weight = 1;               // 1 to kWeightMax
   bool backup = false;               // serves while no other can
 };
 
 struct Upstream {
   std::string name;
-  std::vector<Server> servers;  // at least one, or none beside `srv`; addresses are of `family`
+  std::vector<Server> servers;  // 1 to kServersMax, not all backups; or none beside `srv`; addresses are of
+                                // `family`
   std::string srv;              // "_imap._tcp.example.net": the servers, by DNS
   ProxyProtocol proxy_protocol = ProxyProtocol::off;
   bool tlv_unique_id = false, tlv_crc32c = false;  // of `tlvs`, with v2

@@ -17,6 +17,12 @@
 
 namespace penstock::config {
 
+struct UpstreamPlaces {
+  Position upstream;
+  std::vector<Position> servers;  // as in Upstream::servers
+  std::optional<Position> check_proxy = {};
+};
+
 class Parser {
  public:
   explicit Parser(Diagnostics* diagnostics) : diagnostics_(diagnostics), reader_(diagnostics) {}
@@ -50,7 +56,14 @@ class Parser {
   Keys limit_keys(Limits* limits);
   void upstreams(const Field& field);
   void upstream(const Member& member);
-  void server(const Field& field, Upstream* upstream, std::vector<Position>* places);
+  void server(const Field& field, Upstream* upstream, UpstreamPlaces* places);
+  std::optional<std::string> srv_name(const Field& field);
+  std::optional<Check> check(const Field& field, UpstreamPlaces* places);
+  std::optional<std::string> check_sni(const Field& field);
+  // What can only be judged with the whole upstream read.
+  void judge_servers(const Node& node, const Upstream& upstream, const UpstreamPlaces& places);
+  void judge_families(const Node& node, const Upstream& upstream, const UpstreamPlaces& places);
+  void judge_proxy_protocol(const Node& node, Upstream* upstream, const UpstreamPlaces& places);
   void listener(const Node& node);
   void route(const Node& node, Listener* listener, ListenerPlaces* places);
 
