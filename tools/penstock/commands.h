@@ -31,6 +31,13 @@ int flows(const Daemon& daemon, const FlowFilter& filter);
 // Resets those flows. kFailed when one of them is not there; the others are reset all the same.
 int kill(const Daemon& daemon, const std::vector<std::string>& cookies);
 
+// The whole configuration anew. kBadUsage when it has a mistake.
+int reload(const Daemon& daemon);
+
+// No new flows for an upstream, or one of its servers ("mailbox/192.0.2.1:25"); or again.
+int drain(const Daemon& daemon, const std::string& name);
+int resume(const Daemon& daemon, const std::string& name);
+
 int lane(const Daemon& daemon, const std::string& cookie, const std::string& direction,
          const std::string& to);
 

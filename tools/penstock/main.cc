@@ -28,7 +28,7 @@ struct Options {
   std::string file = "/etc/penstock/penstock.toml";
   std::optional<std::string> env_file;
   FlowFilter filter;
-  std::string cookie, direction, to;
+  std::string cookie, direction, to, name;
   std::vector<std::string> cookies;
 };
 
@@ -97,7 +97,17 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
   lane_command->add_option("TO", o->to)->required()->check(CLI::IsMember({"splice", "held", "relay"}));
   lane_command->callback([=] { *exit_code = lane(o->daemon, o->cookie, o->direction, o->to); });
 
-  for (const char* name : {"explain", "top", "drain", "resume", "reload", "upgrade", "ban", "doctor"}) {
+  add_command(app, o, "reload", "Read the configuration anew")->callback([=] {
+    *exit_code = reload(o->daemon);
+  });
+  auto* drain_command = add_command(app, o, "drain", "No new flows for an upstream or one of its servers");
+  drain_command->add_option("NAME", o->name, "UPSTREAM or UPSTREAM/SERVER")->required();
+  drain_command->callback([=] { *exit_code = drain(o->daemon, o->name); });
+  auto* resume_command = add_command(app, o, "resume", "The end of drain");
+  resume_command->add_option("NAME", o->name, "UPSTREAM or UPSTREAM/SERVER")->required();
+  resume_command->callback([=] { *exit_code = resume(o->daemon, o->name); });
+
+  for (const char* name : {"explain", "top", "upgrade", "ban", "doctor"}) {
     auto* later = add_command(app, o, name, "(not available in this version)");
     later->allow_extras();
     later->callback([=] { *exit_code = fail(fmt::format("{}: not available in this version", name)); });

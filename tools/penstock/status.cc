@@ -62,6 +62,13 @@ std::string daemon_text(const Json& answer) {
   auto address = text(http, "address"), reason = text(http, "reason");
   all += fmt::format("http    {}{}{}\n", address == kUnknown ? "" : address + " ", text(http, "state"),
                      reason == kUnknown ? "" : ": " + reason);
+  const Json& configuration = member(answer, "configuration");
+  all += fmt::format("config  {}, reloaded {} times\n", text(configuration, "file"),
+                     text(configuration, "reloads"));
+  if (const auto error = text(configuration, "error"); error != kUnknown)
+    all += fmt::format("        the last reload changed nothing: {}\n", error);
+  if (const auto pending = list(configuration, "pending"); pending != kUnknown)
+    all += fmt::format("        pending until a restart: {}\n", pending);
   return all;
 }
 
@@ -77,7 +84,7 @@ std::string listeners_text(const Json& listeners) {
 
 // A row for each server. What is counted for the upstream as a whole stands in its first one.
 std::string upstreams_text(const Json& upstreams) {
-  Table table({"UPSTREAM", "SERVER", "ADDRESSES", ">ACTIVE", ">DIALED", ">FAILED"});
+  Table table({"UPSTREAM", "SERVER", "STATE", "ADDRESSES", ">ACTIVE", ">DIALED", ">FAILED"});
   for (const Json* u : sorted(upstreams)) {
     const Json* whole = u;
     for (const auto& s : member(*u, "servers")) {
@@ -86,8 +93,8 @@ std::string upstreams_text(const Json& upstreams) {
       };
       auto addresses = list(s, "addresses");
       if (addresses == kUnknown) addresses = text(s, "error");  // why there are none
-      table.add({text(*u, "name"), text(s, "server"), addresses, count("active"), count("dialed"),
-                 count("dial_failed")});
+      table.add({text(*u, "name"), text(s, "server"), text(s, "state"), addresses, count("active"),
+                 count("dialed"), count("dial_failed")});
       whole = nullptr;
     }
   }

@@ -176,6 +176,10 @@ void start(Level level, Format format) {
   running = std::move(next);
 }
 
+void set_level(Level level) {
+  least_level = level;
+}
+
 void stop() {
   Running last;
   {

@@ -14,6 +14,7 @@ enum class Level { debug, info, warn, error };
 enum class Format { text, json };
 
 void start(Level level, Format format);  // before any thread; again after a fork is not supported
+void set_level(Level level);             // at any time
 void stop();  // writes what is queued; what stderr has not taken after 1 s is dropped and counted
 void write(Level level, std::string_view message);
 bool enabled(Level level);

@@ -27,6 +27,7 @@
 #include "daemon/listen.h"
 #include "daemon/metrics.h"
 #include "daemon/privileges.h"
+#include "daemon/reload.h"
 #include "daemon/status.h"
 #include "flow/worker.h"
 
@@ -167,8 +168,8 @@ Status build(Parts& p, const config::Config& c, Facts& facts) {
 
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it.
-void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>* readiness) {
-  const auto grace = shared.plan()->config().daemon.shutdown_grace;
+void wait_for_the_end(flow::Shared& shared, Reload& reload, int signals, std::atomic<Readiness>* readiness) {
+  std::chrono::milliseconds grace{};
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
     int timeout_ms = -1;
@@ -181,10 +182,12 @@ void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>*
     signalfd_siginfo info{};
     if (read(signals, &info, sizeof info) != sizeof info) continue;
     if (info.ssi_signo == SIGHUP) {
-      log::warn("reload is not available in this version");
+      reload.run();
       continue;
     }
     if (draining) break;
+    reload.refuse("the daemon is ending");
+    grace = shared.plan()->config().daemon.shutdown_grace;
     end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(grace).count());
     draining = true;
     *readiness = Readiness::draining;
@@ -198,7 +201,18 @@ void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>*
               io::now_ns() >= end_ns ? "the grace is over" : "a second signal ends it at once");
 }
 
-int run(const config::Config& config, int signals) {
+// What a reload changes, or an error, and nothing has changed.
+Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
+  auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, p.shared.plan().get());
+  if (!plan) return plan.error();
+  p.shared.memory_limit_bytes = memory_limit_bytes(c);
+  if (p.sockmap) p.sockmap->globals().memory_limit_bytes = p.shared.memory_limit_bytes;
+  log::set_level(c.daemon.log_level);
+  p.shared.set_plan(*plan);
+  return std::vector<std::string>{};
+}
+
+int run(const Arguments& arguments, const config::Config& config, int signals) {
   Caretaker caretaker;  // ends last
   Parts p;
   Facts facts;
@@ -247,12 +261,14 @@ int run(const config::Config& config, int signals) {
     log::warn("io_uring is refused, epoll takes its place: {}", refusal);
     if (!p.shared.splice) facts.engine_reason += "; everything is relayed, with epoll";
   }
+  Reload reload(arguments, config, [&](const config::Config& c) { return apply(p, c); });
+  facts.reload = &reload;
   readiness = Readiness::ready;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");
 
-  wait_for_the_end(p.shared, signals, &readiness);
+  wait_for_the_end(p.shared, reload, signals, &readiness);
   admin_socket.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();
@@ -280,7 +296,8 @@ int serve(const Arguments& arguments) {
   Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
 
   log::start(parsed.config->daemon.log_level, parsed.config->daemon.log_format);
-  int code = signal_fd.valid() ? run(*parsed.config, signal_fd.get()) : fail("no descriptor for signals");
+  int code =
+      signal_fd.valid() ? run(arguments, *parsed.config, signal_fd.get()) : fail("no descriptor for signals");
   log::stop();
   return code;
 }

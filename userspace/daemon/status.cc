@@ -9,6 +9,7 @@
 #include <set>
 
 #include "daemon/http.h"
+#include "daemon/reload.h"
 #include "daemon/snapshot.h"
 #include "io/io.h"
 
@@ -168,6 +169,7 @@ Json status(flow::Shared& shared, const Facts& facts) {
               {"kernel", facts.kernel},
               {"threads", shared.workers.size()},
               {"flows_max", facts.flows_max},
+              {"configuration", facts.reload->state()},
               {"http", http(facts, s.plan->config().admin)},
               {"listeners", listeners(shared, s)},
               {"upstreams", upstreams(s)},
@@ -272,6 +274,27 @@ Json order_lane(flow::Shared& shared, const Json& request) {
   return result;
 }
 
+// {"name": "mailbox"}, or "mailbox/192.0.2.1:25": that upstream's servers, or that one, get no new flows, or
+// do again. It holds over reloads, as long as the configuration has that server.
+Json drain(const flow::Shared& shared, const Json& request, bool drained) {
+  const auto name = request.at("name").get<std::string>();
+  const auto plan = shared.plan();
+  Json servers = Json::array();
+  for (size_t i = 0; i < plan->config().upstreams.size(); i++) {
+    plan->servers_at(i).for_each_server([&](flow::Server& s) {
+      const std::string full = s.upstream() + "/" + s.what().text;
+      if (name != s.upstream() && name != full) return;
+      if (s.drained.exchange(drained) != drained)
+        log::info("upstream {}: server {} {}", s.upstream(), s.what().text,
+                  drained ? "is drained: no new flows" : "serves again");
+      servers.push_back({{"server", full}, {"flows", s.flows.load()}});
+    });
+  }
+  if (servers.empty())
+    return {{"error", "no upstream or server has this name (accepted: UPSTREAM, UPSTREAM/SERVER)"}};
+  return {{drained ? "drained" : "resumed", servers}};
+}
+
 }  // namespace
 
 Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
@@ -280,6 +303,9 @@ Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   if (command == "flows") return flows(shared, request);
   if (command == "lane") return order_lane(shared, request);
   if (command == "kill") return kill(shared, request);
+  if (command == "drain") return drain(shared, request, true);
+  if (command == "resume") return drain(shared, request, false);
+  if (command == "reload") return facts.reload->run();
   return {{"error", "unknown command"}};
 }
 
