@@ -161,6 +161,10 @@ TEST(Config, Defaults) {
   EXPECT_EQ(c.timeouts.half_closed, 5min);
   EXPECT_EQ(c.timeouts.keepalive, 75s);
   EXPECT_FALSE(c.limits.memory_bytes);
+  EXPECT_TRUE(c.dns.servers.empty());
+  EXPECT_EQ(c.dns.ttl_min, 1s);
+  EXPECT_EQ(c.dns.ttl_max, 1h);
+  EXPECT_EQ(c.dns.stale, 24h);
   EXPECT_EQ(c.upstreams.at(0).proxy_protocol, ProxyProtocol::off);
   EXPECT_EQ(c.upstreams.at(0).family, Family::any);
   EXPECT_EQ(c.upstreams.at(0).servers.at(0).weight, 1u);
@@ -206,6 +210,11 @@ half_closed = "4h"
 keepalive = "6s"
 [limits]
 memory = "64MiB"
+[dns]
+servers = ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353"]
+ttl_min = "0s"
+ttl_max = "5m"
+stale = "7d"
 [upstream.a]
 servers = ["a.example", { address = "192.0.2.1:25", weight = 256, backup = true }]
 proxy_protocol = "v1"
@@ -269,6 +278,12 @@ upstream = "b"
   EXPECT_EQ(c.timeouts.half_closed, 4h);
   EXPECT_EQ(c.timeouts.keepalive, 6s);
   EXPECT_EQ(c.limits.memory_bytes, 64u << 20);
+  std::string name_servers;
+  for (const Endpoint& s : c.dns.servers) name_servers += s.text() + " ";
+  EXPECT_EQ(name_servers, "192.0.2.53:53 192.0.2.53:5353 [2001:db8::53]:53 [2001:db8::53]:5353 ");
+  EXPECT_EQ(c.dns.ttl_min, 0s);
+  EXPECT_EQ(c.dns.ttl_max, 5min);
+  EXPECT_EQ(c.dns.stale, 168h);
 
   const Upstream& a = c.upstreams.at(0);
   EXPECT_EQ(a.proxy_protocol, ProxyProtocol::v1);
@@ -425,7 +440,11 @@ TEST(Config, UnknownKeys) {
        "1:5: error: unknown key \"pins\" in [bpf]; did you mean \"pin\"? accepted: pin, max_flows\n"},
       {with("flow.buffers = 1"),
        "1:6: error: unknown key \"buffers\" in [flow]; did you mean \"buffer\"? accepted: buffer, pipe\n"},
-      {with("dns.ttl = 1"), "1:5: error: unknown key \"ttl\" in [dns]; accepted: nothing in this version\n"},
+      {with("dns.ttl = 1"),
+       "1:5: error: unknown key \"ttl\" in [dns]; accepted: servers, ttl_min, ttl_max, stale\n"},
+      {with("dns.server = '::1'"),
+       "1:5: error: unknown key \"server\" in [dns]; did you mean \"servers\"? accepted: servers, ttl_min, "
+       "ttl_max, stale\n"},
       {with("timeouts.idl = 1"),
        "1:10: error: unknown key \"idl\" in [timeouts]; did you mean \"idle\"? accepted: client_hello, "
        "proxy_header, "
@@ -464,10 +483,49 @@ TEST(Config, KeysOfTheContractThatAreNotAvailable) {
   for (const char* key : {"max_flows", "max_flows_per_client", "new_flows_per_client", "rate"}) {
     cases.push_back({with(fmt::format("limits.{} = 1", key)), refused("1:8", fmt::format("limits.{}", key))});
   }
-  for (const char* key : {"servers", "ttl_min", "ttl_max", "stale"}) {
-    cases.push_back({with(fmt::format("dns.{} = 1", key)), refused("1:5", fmt::format("dns.{}", key))});
+  expect(cases);
+}
+
+TEST(Config, NameServers) {
+  const std::string accepted =
+      "accepted: addresses like \"192.0.2.53\", \"192.0.2.53:5353\", \"2001:db8::53\", "
+      "\"[2001:db8::53]:5353\"\n";
+  std::vector<Case> cases = {
+      {with("dns.servers = 53"), "1:15: error: servers is 53; " + accepted},
+      {with("dns.servers = ['::1', 53]"), "1:23: error: servers is 53; " + accepted},
+      {with("dns.servers = []"), "1:15: error: servers is an empty array; accepted: at least one address\n"},
+      {with("dns.servers = ['::1','::2','::3','::4','::5','::6','::7','::8','::9']"),
+       "1:15: error: 9 servers; accepted: at most 8\n"},
+      {with("dns.servers = ['::1','::2','::3','::4','::5','::6','::7','::8']"), ""},
+      {with("dns.servers = '127.0.0.53'"), ""},
+  };
+  for (const char* bad : {"", "dns.example.net", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:",
+                          "127.0.0.1:x", "[::1", "[::1]x", "[127.0.0.1]:53", "127.0.0.1,127.0.0.2"}) {
+    cases.push_back({with(fmt::format("dns.servers = ['::1', '{}']", bad)),
+                     fmt::format("1:23: error: server \"{}\" is not an address; ", bad) + accepted});
   }
   expect(cases);
+}
+
+TEST(Config, TtlsAndStale) {
+  const std::string accepted = "; accepted: a ttl_min of at most ttl_max\n";
+  const auto duration = [](std::string_view least) {
+    return fmt::format(
+        "; accepted: a duration from \"{}\" to \"30d\", a string with the unit ms, s, m, h or d\n", least);
+  };
+  expect({
+      {with("dns = { ttl_max = '1m', ttl_min = '61s' }"),
+       "1:35: error: ttl_min is \"61s\" and ttl_max is \"1m\"" + accepted},
+      {with("dns = { ttl_max = '1m', ttl_min = '60s' }"), ""},
+      {with("dns.ttl_min = '2h'"), "1:15: error: ttl_min is \"2h\" and ttl_max is \"1h\"" + accepted},
+      {with("dns.ttl_max = '1ms'"), "1:15: error: ttl_min is \"1s\" and ttl_max is \"1ms\"" + accepted},
+      {with("dns.ttl_max = '0s'"), "1:15: error: ttl_max is \"0s\"" + duration("1ms")},
+      {with("dns = { ttl_max = 60, ttl_min = '2h' }"), "1:19: error: ttl_max is 60" + duration("1ms")},
+      {with("dns.ttl_min = '31d'"), "1:15: error: ttl_min is \"31d\"" + duration("0ms")},
+      {with("dns.stale = '31d'"), "1:13: error: stale is \"31d\"" + duration("0ms")},
+      {with("dns.stale = '0s'"), ""},
+      {with("dns = 5"), "1:7: error: dns is 5; accepted: a table of keys\n"},
+  });
 }
 
 TEST(Config, TypesAndRanges) {

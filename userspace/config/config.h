@@ -77,9 +77,9 @@ struct Limits {
 };
 
 struct Dns {
-  std::vector<Endpoint> servers;  // empty: those of resolv.conf
-  milliseconds ttl_min{1'000}, ttl_max{3'600'000};
-  milliseconds stale{86'400'000};  // how long an old answer serves while DNS is down
+  std::vector<Endpoint> servers;                    // at most 8; empty: those of resolv.conf
+  milliseconds ttl_min{1'000}, ttl_max{3'600'000};  // ttl_min <= ttl_max
+  milliseconds stale{86'400'000};                   // how long an old answer serves while DNS is down
 };
 
 enum class CheckType { tcp, tls, smtp, imap };

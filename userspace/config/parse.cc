@@ -11,7 +11,7 @@ Config Parser::run(const Node& root) {
                  {"admin", section(admin_keys(&config_.admin))},
                  {"bpf", section(bpf_keys(&config_.bpf))},
                  {"flow", section(flow_keys(&config_.flow))},
-                 {"dns", section(dns_keys())},
+                 {"dns", [this](const Field& f) { dns(f); }},
                  {"timeouts", section(timeout_keys(&timeouts))},
                  {"limits", section(limit_keys(&config_.limits))},
                  {"upstream", [this](const Field& f) { upstreams(f); }},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "base/units.h"
 #include "bpf/abi.h"
 #include "config/address.h"
 #include "config/parser.h"
@@ -12,6 +13,8 @@ constexpr milliseconds kDurationLeast{1};
 constexpr milliseconds kDurationMost = std::chrono::hours(24 * 30);
 constexpr size_t kUnixPathBytesMax = 107;  // sockaddr_un.sun_path without its NUL
 constexpr size_t kPathBytesMax = 4095;
+constexpr size_t kNameServersMax = 8;
+constexpr uint16_t kDnsPort = 53;
 
 }  // namespace
 
@@ -110,8 +113,55 @@ Keys Parser::flow_keys(Flow* flow) {
            }}};
 }
 
-Keys Parser::dns_keys() {
-  return {{"servers"}, {"ttl_min"}, {"ttl_max"}, {"stale"}};
+void Parser::dns(const Field& field) {
+  Dns& dns = config_.dns;
+  bool ttls_given_well = true;
+  const auto ttl = [&](milliseconds* out, milliseconds least) {
+    return [&, out, least](const Field& f) {
+      const auto value = reader_.duration(f, least, kDurationMost);
+      ttls_given_well &= value.has_value();
+      if (value) *out = *value;
+    };
+  };
+  const Keys keys = {
+      {"servers",
+       [&](const Field& f) {
+         reader_.one_or_more(f, "at least one address", [&](const Field& item) { name_server(item); });
+         if (dns.servers.size() > kNameServersMax) {
+           diagnostics_->error(f.node.at, fmt::format("{} servers; accepted: at most {}", dns.servers.size(),
+                                                      kNameServersMax));
+         }
+       }},
+      {"ttl_min", ttl(&dns.ttl_min, milliseconds(0))},
+      {"ttl_max", ttl(&dns.ttl_max, kDurationLeast)},
+      {"stale",
+       [&](const Field& f) {
+         const auto stale = reader_.duration(f, milliseconds(0), kDurationMost);
+         if (stale) dns.stale = *stale;
+       }},
+  };
+  section(keys)(field);
+  if (!ttls_given_well || dns.ttl_min <= dns.ttl_max) return;
+  const Member* given = field.node.find("ttl_min");
+  if (!given) given = field.node.find("ttl_max");
+  diagnostics_->error(given->value.at,
+                      fmt::format("ttl_min is \"{}\" and ttl_max is \"{}\"; accepted: a ttl_min of at most "
+                                  "ttl_max",
+                                  duration_text(dns.ttl_min), duration_text(dns.ttl_max)));
+}
+
+void Parser::name_server(const Field& field) {
+  constexpr std::string_view kAccepted =
+      "addresses like \"192.0.2.53\", \"192.0.2.53:5353\", \"2001:db8::53\", \"[2001:db8::53]:5353\"";
+  const std::optional<std::string> text = reader_.string(field, kAccepted);
+  if (!text) return;
+  const Result<Server> server = parse_server(*text);
+  if (server && server.value().address) {
+    config_.dns.servers.push_back({*server.value().address, server.value().port.value_or(kDnsPort)});
+    return;
+  }
+  diagnostics_->error(field.node.at,
+                      fmt::format("server {} is not an address; accepted: {}", quoted(*text), kAccepted));
 }
 
 Keys Parser::timeout_keys(Timeouts* timeouts) {

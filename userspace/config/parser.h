@@ -50,10 +50,11 @@ class Parser {
   Keys admin_keys(Admin* admin);
   Keys bpf_keys(Bpf* bpf);
   Keys flow_keys(Flow* flow);
-  static Keys dns_keys();
+  void dns(const Field& field);
   Keys timeout_keys(Timeouts* timeouts);
   Keys upstream_timeout_keys(Timeouts* timeouts);
   Keys limit_keys(Limits* limits);
+  void name_server(const Field& field);
   void upstreams(const Field& field);
   void upstream(const Member& member);
   void server(const Field& field, Upstream* upstream, UpstreamPlaces* places);

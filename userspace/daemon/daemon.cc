@@ -245,7 +245,8 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
     if (!s) return fail(s.error().message);
   }
   if (auto s = become(config.daemon.user, config.daemon.group); !s) return fail(s.error().message);
-  auto resolver = dns::Resolver::start();
+  const config::Dns& d = config.dns;
+  auto resolver = dns::Resolver::start({d.servers, d.ttl_min, d.ttl_max, d.stale});
   if (!resolver) return fail(resolver.error().message);
   p.resolver = std::move(*resolver);
   p.shared.resolver = p.resolver.get();

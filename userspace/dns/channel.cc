@@ -5,18 +5,18 @@
 #include <netdb.h>
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "base/assert.h"
-#include "base/log.h"
+#include "dns/srv_reply.h"
 
 namespace penstock::dns {
 namespace {
 
 constexpr int kTries = 2;
+constexpr int kClassIn = 1, kTypeSrv = 33;  // RFC 1035 3.2.4, RFC 2782
 
 // c-ares waits `timeout` for each server in turn, then twice that in the second round.
 int timeout_ms_for(int server_count) {
@@ -36,36 +36,19 @@ int count_system_servers() {
   return count;
 }
 
-// "192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353". c-ares itself takes any digits as a
-// port.
-bool is_server(std::string_view text) {
-  std::string_view host = text;
-  std::optional<std::string_view> port;
-  if (text.starts_with('[')) {
-    size_t end = text.find("]:");
-    if (end == text.npos) return false;
-    host = text.substr(1, end - 1);
-    port = text.substr(end + 2);
-  } else if (size_t colon = text.find(':'); colon != text.npos && colon == text.rfind(':')) {
-    host = text.substr(0, colon);
-    port = text.substr(colon + 1);
-  }
-  uint16_t number = 1;
-  if (port) {
-    auto [end, error] = std::from_chars(port->data(), port->data() + port->size(), number);
-    if (error != std::errc() || end != port->data() + port->size()) return false;
-  }
-  return number != 0 && IpAddress::parse(host).has_value();
+std::string_view nothing_text(Family family) {
+  return family == Family::v6   ? "the name has no IPv6 address"
+         : family == Family::v4 ? "the name has no IPv4 address"
+                                : "the name has no address";
 }
 
-std::string error_text(int status, Family family) {
+// `no_data`: what to call a name without such records.
+std::string error_text(int status, std::string_view no_data) {
   switch (status) {
     case ARES_ENOTFOUND:
       return "no such name";
     case ARES_ENODATA:
-      return family == Family::v6   ? "the name has no IPv6 address"
-             : family == Family::v4 ? "the name has no IPv4 address"
-                                    : "the name has no address";
+      return std::string(no_data);
     case ARES_ETIMEOUT:
       return "timeout";
     case ARES_ECONNREFUSED:
@@ -77,6 +60,11 @@ std::string error_text(int status, Family family) {
     default:
       return ares_strerror(status);
   }
+}
+
+// Whether DNS has spoken. All else says that it is down or talks nonsense.
+bool is_answer(int status) {
+  return status == ARES_SUCCESS || status == ARES_ENOTFOUND || status == ARES_ENODATA;
 }
 
 // v6 and v4 in turn, v6 first (RFC 8305 4), each family in the order of the answer, no address twice.
@@ -94,6 +82,7 @@ std::vector<IpAddress> interleaved(const ares_addrinfo& info) {
     if (i < v6.size()) all.push_back(v6[i]);
     if (i < v4.size()) all.push_back(v4[i]);
   }
+  if (all.size() > kAddressesMax) all.resize(kAddressesMax);
   return all;
 }
 
@@ -120,25 +109,48 @@ struct Channel::Lookup {
       outcome.ttl = shortest_ttl(*info);
     }
     if (info != nullptr) ares_freeaddrinfo(info);
+    outcome.answered = is_answer(status);
     if (outcome.answer.addresses.empty()) {
-      outcome.answer.error = error_text(status == ARES_SUCCESS ? ARES_ENODATA : status, self->family);
+      outcome.answer.error =
+          error_text(status == ARES_SUCCESS ? ARES_ENODATA : status, nothing_text(self->family));
     }
     --self->channel->outstanding_;
     self->done(std::move(outcome));
   }
 };
 
-Result<std::unique_ptr<Channel>> Channel::open(const std::vector<std::string>& servers) {
+struct Channel::SrvLookup {
+  Channel* channel;
+  Done done;
+
+  static void on_done(void* arg, int status, int /*timeouts*/, unsigned char* message, int bytes) {
+    std::unique_ptr<SrvLookup> self(static_cast<SrvLookup*>(arg));
+    Outcome outcome;
+    std::optional<SrvReply> reply;
+    if (status == ARES_SUCCESS) {
+      reply = parse_srv_reply({message, static_cast<size_t>(bytes)});
+      if (!reply) status = ARES_EBADRESP;
+    }
+    outcome.answered = is_answer(status);
+    if (!reply) {
+      outcome.answer.error = error_text(status, "the name has no SRV record");
+    } else if (!reply->targets.empty()) {
+      outcome.answer.targets = std::move(reply->targets);
+      outcome.ttl = reply->ttl;
+    } else {
+      outcome.answer.error = reply->no_service ? "no service: the target of the SRV record is \".\""
+                                               : "the name has no SRV record with a host name and a port";
+    }
+    --self->channel->outstanding_;
+    self->done(std::move(outcome));
+  }
+};
+
+Result<std::unique_ptr<Channel>> Channel::open(const std::vector<Endpoint>& servers) {
   static const int library = ares_library_init(ARES_LIB_INIT_ALL);
   if (library != ARES_SUCCESS) return Error{std::string("DNS: ") + ares_strerror(library)};
   std::string list;
-  for (const auto& server : servers) {
-    if (!is_server(server)) {
-      return Error{"DNS: bad server \"" + log::escaped(server) +
-                   "\" (accepted: an address, with or without :port)"};
-    }
-    list += (list.empty() ? "" : ",") + server;
-  }
+  for (const auto& server : servers) list += (list.empty() ? "" : ",") + server.text();
   std::unique_ptr<Channel> channel(new Channel);
   ares_options options{};
   options.tries = kTries;
@@ -171,6 +183,12 @@ void Channel::lookup(const std::string& name, Family family, Done done) {
   ++outstanding_;
   ares_getaddrinfo(ares_, name.c_str(), nullptr, &hints, &Lookup::on_done,
                    new Lookup{this, family, std::move(done)});
+}
+
+void Channel::lookup_srv(const std::string& name, Done done) {
+  ++outstanding_;
+  ares_query(ares_, name.c_str(), kClassIn, kTypeSrv, &SrvLookup::on_done,
+             new SrvLookup{this, std::move(done)});
 }
 
 void Channel::on_socket_state(void* self, int fd, int readable, int writable) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// dns/channel.h: c-ares, and the only file that knows it is channel.cc. One thread polls and calls everything
-// here. Each lookup reads the hosts file first; resolv.conf is read once, by open().
+// dns/channel.h: c-ares' sockets and timeouts. One thread polls and calls everything here. Each lookup()
+// reads the hosts file first; resolv.conf is read once, by open().
 #pragma once
 #include <poll.h>
 
@@ -27,19 +27,20 @@ class Channel {
  public:
   struct Outcome {
     Answer answer;
-    std::chrono::seconds ttl{
-        0};  // the shortest of the records that led here; 0 for the hosts file and for errors
+    bool answered = false;        // by DNS or the hosts file, if only that there is nothing
+    std::chrono::seconds ttl{0};  // the shortest of the records that led here; 0 for the hosts file, errors
   };
   using Done = std::function<void(Outcome)>;
 
-  // `servers`: "address[:port]"; empty: those of resolv.conf.
-  static Result<std::unique_ptr<Channel>> open(const std::vector<std::string>& servers);
+  // `servers`: empty: those of resolv.conf. Errors: out of memory or descriptors.
+  static Result<std::unique_ptr<Channel>> open(const std::vector<Endpoint>& servers);
   ~Channel();  // runs the Done of every outstanding lookup, with an error
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
   // `done` runs once, in here, in process() or in the destructor.
   void lookup(const std::string& name, Family family, Done done);
+  void lookup_srv(const std::string& name, Done done);
   bool idle() const { return outstanding_ == 0; }
 
   void add_to(std::vector<pollfd>* wanted) const;
@@ -49,6 +50,7 @@ class Channel {
 
  private:
   struct Lookup;
+  struct SrvLookup;
   Channel() = default;
   static void on_socket_state(void* self, int fd, int readable, int writable);
 

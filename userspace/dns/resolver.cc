@@ -11,11 +11,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <deque>
+#include <iterator>
 #include <list>
+#include <map>
 #include <mutex>
-#include <optional>
-#include <span>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -24,6 +23,7 @@
 #include "base/fd.h"
 #include "dns/cache.h"
 #include "dns/channel.h"
+#include "dns/name.h"
 
 namespace penstock::dns {
 namespace {
@@ -31,30 +31,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kCachedMax = 4096;
-constexpr size_t kNameBytesMax = 253;  // RFC 1035 2.3.4, as text
-constexpr size_t kLabelBytesMax = 63;
-constexpr std::chrono::seconds kFailureTtl{1};
-
-bool is_label_byte(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
-}
-
-// The name in lower case, or nothing when it cannot be one. A trailing dot stays: it keeps the search list
-// away.
-std::optional<std::string> canonical(std::string_view text) {
-  std::string name(text.substr(0, kNameBytesMax + 2));
-  size_t end = name.ends_with('.') ? name.size() - 1 : name.size();
-  if (end == 0 || end > kNameBytesMax) return std::nullopt;
-  size_t label_bytes = 0;
-  for (char& c : std::span(name).first(end)) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    if (c == '.' ? label_bytes == 0 : !is_label_byte(c)) return std::nullopt;
-    label_bytes = c == '.' ? 0 : label_bytes + 1;
-    if (label_bytes > kLabelBytesMax) return std::nullopt;
-  }
-  return label_bytes == 0 ? std::nullopt : std::optional(std::move(name));
-}
-
 // Tells one version of resolv.conf from the next; all zero while there is none.
 struct FileStamp {
   dev_t device = 0;
@@ -72,55 +48,81 @@ struct FileStamp {
 
 constexpr const char* kResolvConf = "/etc/resolv.conf";
 
+Answer failed(const char* error) {
+  Answer answer;
+  answer.error = error;
+  return answer;
+}
+Answer stopped() {
+  return failed("the resolver stopped");
+}
+
 }  // namespace
 
 struct Resolver::Impl {
   struct Question {
     uint64_t id = 0;  // tells a question from a later one for the same key
+    Clock::time_point asked;
     std::vector<Done> waiters;
+    std::vector<Done> impatient;  // take the stale answer kStaleWait after `asked`
   };
   struct Asked {
     Key key;
     uint64_t id;
-    Clock::time_point deadline;
+    Clock::time_point at;
+  };
+  struct Delivery {
+    Answer answer;
+    std::vector<Done> waiters, impatient;
+    void run() const {
+      for (const auto& done : waiters) done(answer);
+      for (const auto& done : impatient) done(answer);
+    }
   };
 
-  explicit Impl(std::vector<std::string> s) : servers(std::move(s)) {}
+  explicit Impl(const Options& o) : options(o), cache(kCachedMax, o) {}
+
+  void resolve(const Key& key, Done done);
+  void renew(const Key& key, Done done);
+  Question& question(const Key& key, Clock::time_point now);
 
   void run();
   void ask_new();
-  void give_up_late();
-  void finish(const Key& key, uint64_t id, const Channel::Outcome& outcome);
-  void follow_resolv_conf();
-  void wait_and_process();
+  void follow_servers();
+  void finish(const Asked& asked, const Channel::Outcome& outcome);
+  Clock::time_point serve_overdue();
+  void wait_and_process(Clock::time_point until);
   void wake_up() const;
 
-  const std::vector<std::string> servers;
   Fd wake;
   std::thread thread;
 
   std::mutex mutex;  // guards these; no `done` and no c-ares call runs under it
-  Cache cache{kCachedMax};
+  Options options;
+  Cache cache;
   std::map<Key, Question> questions;  // in flight
   std::vector<Asked> to_ask;          // of those, the ones c-ares has not heard of
   uint64_t last_id = 0;
+  uint64_t last_id_of_former_servers = 0;
   bool stopping = false;
 
-  // The resolver's thread alone. The last channel takes new questions; those before it were opened for an
-  // older resolv.conf and end when they are idle.
+  // The resolver's thread alone. The last channel takes new questions; those before it were opened for other
+  // servers and end when they are idle.
   std::list<std::unique_ptr<Channel>> channels;
-  std::deque<Asked> by_deadline;
+  std::vector<Endpoint> servers;  // of the last channel, as is the next
   FileStamp resolv_conf;
 };
 
 Resolver::Resolver(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Resolver>> Resolver::start(const std::vector<std::string>& servers) {
-  auto impl = std::make_unique<Impl>(servers);
+Result<std::unique_ptr<Resolver>> Resolver::start(const Options& options) {
+  PENSTOCK_ASSERT(options.ttl_min <= options.ttl_max);
+  auto impl = std::make_unique<Impl>(options);
   impl->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->wake.valid()) return Error{std::string("DNS: eventfd: ") + std::strerror(errno)};
+  impl->servers = options.servers;
   impl->resolv_conf = FileStamp::of(kResolvConf);
-  auto channel = Channel::open(servers);
+  auto channel = Channel::open(options.servers);
   if (!channel) return channel.error();
   impl->channels.push_back(std::move(channel).value());
   // The thread takes no signal: those are the daemon's.
@@ -149,27 +151,100 @@ Resolver::~Resolver() {
 }
 
 void Resolver::resolve(std::string_view name, Family family, Done done) {
-  auto canonical_name = canonical(name);
-  if (!canonical_name) return done({{}, "not a host name"});
-  Key key{std::move(*canonical_name), family};
-  std::unique_lock lock(impl_->mutex);
-  if (impl_->stopping) {
+  auto text = canonical(name);
+  if (!text) return done(failed("not a host name"));
+  impl_->resolve({std::move(*text), family}, std::move(done));
+}
+
+void Resolver::resolve_srv(std::string_view name, Done done) {
+  auto text = canonical(name);
+  if (!text) return done(failed("not a host name"));
+  impl_->resolve({std::move(*text), Family::any, true}, std::move(done));
+}
+
+void Resolver::renew(std::string_view name, Family family, Done done) {
+  auto text = canonical(name);
+  if (!text) return done(failed("not a host name"));
+  impl_->renew({std::move(*text), family}, std::move(done));
+}
+
+void Resolver::renew_srv(std::string_view name, Done done) {
+  auto text = canonical(name);
+  if (!text) return done(failed("not a host name"));
+  impl_->renew({std::move(*text), Family::any, true}, std::move(done));
+}
+
+void Resolver::configure(const Options& options) {
+  PENSTOCK_ASSERT(options.ttl_min <= options.ttl_max);
+  {
+    std::lock_guard lock(impl_->mutex);
+    if (options == impl_->options) return;
+    bool other_servers = options.servers != impl_->options.servers;
+    impl_->options = options;
+    impl_->cache.configure(options, Clock::now());
+    if (!other_servers) return;
+    // What is in flight is asked once more, of the new servers; the deadlines stay.
+    impl_->last_id_of_former_servers = impl_->last_id;
+    impl_->to_ask.clear();
+    for (auto& [key, question] : impl_->questions) {
+      question.id = ++impl_->last_id;
+      impl_->to_ask.push_back({key, question.id, question.asked});
+    }
+  }
+  impl_->wake_up();
+}
+
+void Resolver::Impl::resolve(const Key& key, Done done) {
+  std::unique_lock lock(mutex);
+  if (stopping) {
     lock.unlock();
-    return done({{}, "the resolver stopped"});
+    return done(stopped());
   }
   auto now = Clock::now();
-  if (const Answer* cached = impl_->cache.find(key, now)) {
-    Answer answer = *cached;
+  auto [step, answer] = cache.find(key, now);
+  auto in_flight = questions.find(key);
+  if (step == Cache::Step::ask) {
+    question(key, now).waiters.push_back(std::move(done));
+  } else if (step == Cache::Step::ask_briefly &&
+             (in_flight == questions.end() || now < in_flight->second.asked + kStaleWait)) {
+    auto& impatient = question(key, now).impatient;
+    impatient.push_back(std::move(done));
+    if (impatient.size() == 1) wake_up();  // the thread counts the wait
+  } else {
+    if (step == Cache::Step::serve_and_ask) question(key, now);
+    Answer served = *answer;
     lock.unlock();
-    return done(answer);
+    done(served);
   }
-  auto [question, is_new] = impl_->questions.try_emplace(key);
-  question->second.waiters.push_back(std::move(done));
-  if (!is_new) return;
-  question->second.id = ++impl_->last_id;
-  impl_->to_ask.push_back({std::move(key), question->second.id, now + kAnswerMax});
+}
+
+void Resolver::Impl::renew(const Key& key, Done done) {
+  std::unique_lock lock(mutex);
+  if (stopping) {
+    lock.unlock();
+    return done(stopped());
+  }
+  auto now = Clock::now();
+  const Answer* lately = questions.contains(key) ? nullptr : cache.asked_lately(key, now);
+  if (!lately) {
+    question(key, now).waiters.push_back(std::move(done));
+    return;
+  }
+  Answer served = *lately;
   lock.unlock();
-  impl_->wake_up();
+  done(served);
+}
+
+// The one in flight, which is asked now if there is none. REQUIRES: the lock
+Resolver::Impl::Question& Resolver::Impl::question(const Key& key, Clock::time_point now) {
+  auto [at, is_new] = questions.try_emplace(key);
+  if (is_new) {
+    at->second.id = ++last_id;
+    at->second.asked = now;
+    to_ask.push_back({key, at->second.id, now});
+    wake_up();
+  }
+  return at->second;
 }
 
 void Resolver::Impl::wake_up() const {
@@ -186,8 +261,7 @@ void Resolver::Impl::run() {
       if (stopping) break;
     }
     ask_new();
-    give_up_late();
-    wait_and_process();
+    wait_and_process(serve_overdue());
   }
   channels.clear();
   std::map<Key, Question> left;
@@ -196,7 +270,7 @@ void Resolver::Impl::run() {
     left.swap(questions);
   }
   for (auto& [key, question] : left) {
-    for (auto& done : question.waiters) done({{}, "the resolver stopped"});
+    Delivery{stopped(), std::move(question.waiters), std::move(question.impatient)}.run();
   }
 }
 
@@ -207,65 +281,97 @@ void Resolver::Impl::ask_new() {
     asking.swap(to_ask);
   }
   if (asking.empty()) return;
-  follow_resolv_conf();
-  for (auto& a : asking) {
-    by_deadline.push_back(a);
-    channels.back()->lookup(
-        a.key.name, a.key.family,
-        [this, key = a.key, id = a.id](Channel::Outcome outcome) { finish(key, id, outcome); });
+  follow_servers();
+  for (auto& asked : asking) {
+    auto done = [this, asked](const Channel::Outcome& outcome) { finish(asked, outcome); };
+    if (asked.key.srv) {
+      channels.back()->lookup_srv(asked.key.name, done);
+    } else {
+      channels.back()->lookup(asked.key.name, asked.key.family, done);
+    }
   }
 }
 
-void Resolver::Impl::follow_resolv_conf() {
-  if (!servers.empty()) return;
-  auto stamp = FileStamp::of(kResolvConf);
-  if (stamp == resolv_conf) return;
-  auto channel = Channel::open(servers);
-  if (!channel) return;  // out of memory or descriptors: the old servers serve, the next question tries again
+void Resolver::Impl::follow_servers() {
+  std::vector<Endpoint> wanted;
+  {
+    std::lock_guard lock(mutex);
+    wanted = options.servers;
+  }
+  auto stamp = wanted.empty() ? FileStamp::of(kResolvConf) : FileStamp{};
+  if (wanted == servers && (!wanted.empty() || stamp == resolv_conf)) return;
+  auto channel = Channel::open(wanted);
+  if (!channel) return;  // the former servers serve, the next question tries again
+  servers = std::move(wanted);
   resolv_conf = stamp;
   channels.push_back(std::move(channel).value());
 }
 
-// c-ares gives up by itself, but walks a search list first: nobody waits for that longer than kAnswerMax.
-void Resolver::Impl::give_up_late() {
-  auto now = Clock::now();
-  while (!by_deadline.empty() && by_deadline.front().deadline <= now) {
-    Asked late = std::move(by_deadline.front());
-    by_deadline.pop_front();
-    finish(late.key, late.id, {{{}, "timeout"}, {}});
-  }
-}
-
-// An answer later than its deadline finds no question, but is worth remembering; a failure then is not.
-void Resolver::Impl::finish(const Key& key, uint64_t id, const Channel::Outcome& outcome) {
-  std::vector<Done> waiters;
+// What comes later than its deadline finds no question, but is worth remembering when it is good.
+void Resolver::Impl::finish(const Asked& asked, const Channel::Outcome& outcome) {
+  Delivery delivery;
   {
     std::lock_guard lock(mutex);
-    auto question = questions.find(key);
-    bool is_mine = question != questions.end() && question->second.id == id;
-    bool failed = outcome.answer.addresses.empty();
-    if (is_mine || !failed)
-      cache.store(key, outcome.answer, failed ? kFailureTtl : outcome.ttl, Clock::now());
+    auto now = Clock::now();
+    auto question = questions.find(asked.key);
+    bool is_mine = question != questions.end() && question->second.id == asked.id;
+    bool is_late = !is_mine && outcome.answer.found() && asked.id > last_id_of_former_servers;
+    if (!is_mine && !is_late) return;
+    delivery.answer = outcome.answered ? cache.store(asked.key, outcome.answer, outcome.ttl, asked.at, now)
+                                       : cache.store_failure(asked.key, outcome.answer.error, asked.at, now);
     if (is_mine) {
-      waiters.swap(question->second.waiters);
+      delivery.waiters.swap(question->second.waiters);
+      delivery.impatient.swap(question->second.impatient);
       questions.erase(question);
     }
   }
-  for (auto& done : waiters) done(outcome.answer);
+  delivery.run();
 }
 
-void Resolver::Impl::wait_and_process() {
+// Hands out stale answers where kStaleWait is over. c-ares gives up by itself, but walks a search list first:
+// nobody waits for that longer than kAnswerMax. Returns when to look again.
+Clock::time_point Resolver::Impl::serve_overdue() {
+  std::vector<Delivery> deliveries;
+  auto next = Clock::time_point::max();
+  {
+    std::lock_guard lock(mutex);
+    auto now = Clock::now();
+    for (auto at = questions.begin(); at != questions.end();) {
+      auto& [key, question] = *at;
+      if (now >= question.asked + kAnswerMax) {
+        deliveries.push_back({cache.store_failure(key, "timeout", question.asked, now),
+                              std::move(question.waiters), std::move(question.impatient)});
+        at = questions.erase(at);
+        continue;
+      }
+      if (!question.impatient.empty() && now >= question.asked + kStaleWait) {
+        if (const Answer* stale = cache.find(key, now).answer) {
+          deliveries.push_back({*stale, {}, std::exchange(question.impatient, {})});
+        } else {
+          std::move(question.impatient.begin(), question.impatient.end(),
+                    std::back_inserter(question.waiters));
+          question.impatient.clear();
+        }
+      }
+      next = std::min(next, question.asked + (question.impatient.empty() ? kAnswerMax : kStaleWait));
+      ++at;
+    }
+  }
+  for (const auto& delivery : deliveries) delivery.run();
+  return next;
+}
+
+void Resolver::Impl::wait_and_process(Clock::time_point until) {
   channels.remove_if([this](const auto& c) { return c != channels.back() && c->idle(); });
   std::vector<pollfd> polled{{wake.get(), POLLIN, 0}};
   for (const auto& c : channels) c->add_to(&polled);
   int timeout_ms = -1;
   bool idle = std::all_of(channels.begin(), channels.end(), [](const auto& c) { return c->idle(); });
-  if (!idle || !by_deadline.empty()) {
+  if (!idle || until != Clock::time_point::max()) {
     auto left = kAnswerMax;
-    if (!by_deadline.empty()) {
-      auto deadline =
-          std::chrono::ceil<std::chrono::milliseconds>(by_deadline.front().deadline - Clock::now());
-      left = std::max(deadline, std::chrono::milliseconds(0));
+    if (until != Clock::time_point::max()) {
+      left = std::clamp(std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()),
+                        std::chrono::milliseconds(0), kAnswerMax);
     }
     for (const auto& c : channels) left = std::min(left, c->next_timeout(left));
     timeout_ms = static_cast<int>(left.count());

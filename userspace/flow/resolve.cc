@@ -63,7 +63,7 @@ void Worker::ask(Flow& f, bool again) {
       post(task);
   };
   if (again)
-    shared_.resolver->resolve(s.host, family, done);
+    shared_.resolver->renew(s.host, family, done);
   else
     shared_.resolver->resolve(s.host, family, done);
 }
