@@ -208,6 +208,7 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   p.shared.memory_limit_bytes = memory_limit_bytes(c);
   if (p.sockmap) p.sockmap->globals().memory_limit_bytes = p.shared.memory_limit_bytes;
   log::set_level(c.daemon.log_level);
+  p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
   p.shared.set_plan(*plan);
   return std::vector<std::string>{};
 }

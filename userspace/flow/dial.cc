@@ -180,7 +180,8 @@ void Worker::begin_renew(Flow& f) {
   Dial& dial = *f.dial;
   set_phase_deadline(f, std::min(dial.server_until_ns, now_ns_ + kRenewNs));
   if (std::exchange(dial.renewing, true)) return;
-  ask(f, true);
+  const auto family = static_cast<dns::Family>(f.plan->upstream(f.record->upstream).family);
+  shared_.resolver->renew(f.server->what().host, family, answer_for(f, &Worker::on_renewed));
 }
 
 void Worker::on_renewed(Flow& f, const dns::Answer& answer) {

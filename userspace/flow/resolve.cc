@@ -17,13 +17,26 @@ void Worker::begin_resolve(Flow& f) {
   f.dial->retries_left = u.retries;
   // One deadline from here to the first byte: a name that takes its time takes it from the dial.
   f.dial->until_ns = now_ns_ + timeout_ns(f, &config::Timeouts::connect);
-  begin_server(f);
+  if (u.srv.empty()) return begin_server(f);
+  set_phase_deadline(f, f.dial->until_ns);
+  shared_.resolver->resolve_srv(u.srv, answer_for(f, &Worker::on_targets));
+}
+
+void Worker::on_targets(Flow& f, const dns::Answer& answer) {
+  FlowRecord& r = *f.record;
+  if (!answer.targets.empty()) f.plan->servers(r.upstream).set_targets(answer.targets);
+  if (f.plan->servers(r.upstream).size() > 0) return begin_server(f);
+  count(shared_.statistics.upstreams[r.upstream].resolve_failed);
+  log::warn("upstream {}: {}: {}", f.plan->upstream(r.upstream).name, f.plan->upstream(r.upstream).srv,
+            answer.error);
+  begin_close(f, CloseReason::resolve_failed);
 }
 
 // The next server. It has an equal share of the time that is left with those that may be tried after it.
 void Worker::begin_server(Flow& f) {
   FlowRecord& r = *f.record;
   Dial& dial = *f.dial;
+  const config::Upstream& u = f.plan->upstream(r.upstream);
   Upstream& upstream = f.plan->servers(r.upstream);
   f.server = upstream.choose(r.client.address, dial.tried, now_ns_);
   if (!f.server) {
@@ -39,33 +52,28 @@ void Worker::begin_server(Flow& f) {
   dial.wants_room = dial.renewing = dial.renewed = false;
   set_phase_deadline(f, dial.server_until_ns);
   const config::Server& s = f.server->what();
-  if (!s.address) return ask(f, false);
+  if (!s.address) {
+    const auto family = static_cast<dns::Family>(u.family);
+    return shared_.resolver->resolve(s.host, family, answer_for(f, &Worker::on_resolved));
+  }
   dns::Answer literal;
   literal.addresses.push_back(*s.address);
   on_resolved(f, literal);
 }
 
-// `again`: whatever the TTL says.
-void Worker::ask(Flow& f, bool again) {
-  const config::Server& s = f.server->what();
-  const auto family = static_cast<dns::Family>(f.plan->upstream(f.record->upstream).family);
-  auto done = [this, slot = f.slot, generation = f.record->generation.load(), question = ++f.dial->question,
-               again, home = std::this_thread::get_id()](const dns::Answer& answer) {
+// Runs `then` on this thread, unless the flow has gone on meanwhile: it asked anew, or ended.
+dns::Resolver::Done Worker::answer_for(Flow& f, void (Worker::*then)(Flow&, const dns::Answer&)) {
+  return [this, slot = f.slot, generation = f.record->generation.load(), question = ++f.dial->question, then,
+          home = std::this_thread::get_id()](const dns::Answer& answer) {
     auto task = [=](Worker& w) {
       Flow* flow = w.find(slot, generation);
-      if (!flow || !flow->dial || flow->dial->question != question) return;
-      if (again && flow->record->phase == Phase::dialing) w.on_renewed(*flow, answer);
-      if (!again && flow->record->phase == Phase::resolving) w.on_resolved(*flow, answer);
+      if (flow && flow->dial && flow->dial->question == question) (w.*then)(*flow, answer);
     };
     if (std::this_thread::get_id() == home)
       local_posts_.push_back(task);  // answered from the cache
     else
       post(task);
   };
-  if (again)
-    shared_.resolver->renew(s.host, family, done);
-  else
-    shared_.resolver->resolve(s.host, family, done);
 }
 
 void Worker::on_resolved(Flow& f, const dns::Answer& answer) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flow/upstream.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <set>
 
 #include "base/assert.h"
 
@@ -9,6 +12,21 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kPreferredNs = 60'000'000'000;
+
+std::vector<config::Server> servers_of(const std::vector<dns::SrvTarget>& targets) {
+  std::vector<config::Server> servers;
+  std::set<std::string> seen;
+  for (const dns::SrvTarget& t : targets) {
+    config::Server s;
+    s.host = t.host;
+    s.port = t.port;
+    s.text = fmt::format("{}:{}", t.host, t.port);
+    s.weight = std::clamp<uint32_t>(t.weight, 1, config::kWeightMax);
+    s.backup = t.priority != targets.front().priority;
+    if (seen.insert(s.text).second) servers.push_back(std::move(s));
+  }
+  return servers;
+}
 
 }  // namespace
 
@@ -54,7 +72,7 @@ Upstream::Upstream(const config::Upstream& what, const Upstream* previous)
     known_ = previous->known_;
     if (by_srv_ && previous->what_.srv == what.srv) targets_ = previous->targets_;
   }
-  set_ = make_set(by_srv_ ? targets_ : what.servers);
+  set_ = make_set(by_srv_ ? servers_of(targets_) : what.servers);
 }
 
 Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
@@ -78,11 +96,13 @@ Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
   return set;
 }
 
-void Upstream::set_targets(const std::vector<config::Server>& targets) {
+bool Upstream::set_targets(const std::vector<dns::SrvTarget>& targets) {
   PENSTOCK_ASSERT(by_srv_);
   std::lock_guard lock(mutex_);
+  if (targets == targets_) return false;
   targets_ = targets;
-  set_ = make_set(targets);
+  set_ = make_set(servers_of(targets));
+  return true;
 }
 
 Server* Upstream::choose(const IpAddress& client, std::span<const Server* const> tried, uint64_t now_ns) {

@@ -73,8 +73,9 @@ class Upstream {
   Server* choose(const IpAddress& client, std::span<const Server* const> tried, uint64_t now_ns);
   static void give_back(Server* server) { server->flows.fetch_sub(1, std::memory_order_relaxed); }
 
-  // With `srv`: the servers are these from now on. REQUIRES: config::Upstream::srv.
-  void set_targets(const std::vector<config::Server>& targets);
+  // With `srv`: the servers are these from now on (RFC 2782: the lowest priority serves, the others are its
+  // backups; weight 0 counts as 1). True: they were others before. REQUIRES: config::Upstream::srv.
+  bool set_targets(const std::vector<dns::SrvTarget>& targets);
   size_t size() const;  // servers
   void for_each_server(const std::function<void(Server&)>& visit) const;
 
@@ -89,7 +90,7 @@ class Upstream {
   const bool by_srv_;
   mutable std::mutex mutex_;  // of what follows, where it changes: by_srv_
   Set set_;
-  std::vector<config::Server> targets_;
+  std::vector<dns::SrvTarget> targets_;
   std::map<std::string, std::shared_ptr<Server>, std::less<>>
       known_;  // by text; gone ones while flows remain
 };

@@ -193,7 +193,8 @@ class Worker {
   // resolve.cc
   void begin_resolve(Flow& f);
   void begin_server(Flow& f);
-  void ask(Flow& f, bool again);
+  void on_targets(Flow& f, const dns::Answer& answer);
+  dns::Resolver::Done answer_for(Flow& f, void (Worker::*then)(Flow&, const dns::Answer&));
   void on_resolved(Flow& f, const dns::Answer& answer);
   // dial.cc
   bool speaks_first(const Flow& f) const;
