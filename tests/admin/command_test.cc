@@ -454,9 +454,149 @@ TEST_F(CommandTest, probe_looks_in_path_next) {
       << ran.err;
 }
 
+constexpr const char* kExplained = R"([upstream.mailbox]
+servers = ["192.0.2.10", { address = "192.0.2.11:2525", weight = 3 }, { address = "192.0.2.12", backup = true }]
+proxy_protocol = "v2"
+source = "192.0.2.9"
+[upstream.v1]
+servers = "[2001:db8::10]:443"
+proxy_protocol = "v1"
+[[listener]]
+name = "mail"
+bind = [":25", "192.0.2.1:25", "192.0.2.1:26", "192.0.2.2:26"]
+upstream = "mailbox"
+[[listener]]
+name = "web"
+bind = ":443"
+upstream = "v1"
+  [[listener.route]]
+  sni = "mta-sts.*"
+  upstream = "mailbox"
+  [[listener.route]]
+  source = "198.51.100.0/24"
+  action = "reject"
+)";
+
+TEST_F(CommandTest, explain_shows_everything_a_client_meets) {
+  auto file = write("penstock.toml", kExplained);
+  auto ran = penstock({"explain", "-c", file, "--to", "203.0.113.1:443", "--from", "198.51.100.7:40000",
+                       "--sni", "MTA-STS.example.net", "--alpn", "h2,http/1.1"});
+  EXPECT_EQ(ran.err, "");
+  EXPECT_EQ(ran.exit_code, 0);
+  // clang-format off
+  EXPECT_EQ(ran.out, R"(listener  web, line 12, bind :443
+client    198.51.100.7:40000 to 203.0.113.1:443: allowed
+route     1 of 2, line 16
+upstream  mailbox, round_robin
+servers   next in turn, first of
+  SERVER           ADDRESSES NOW    WEIGHT
+  192.0.2.11:2525  192.0.2.11:2525       3
+  192.0.2.10       192.0.2.10:443        1
+  192.0.2.12       192.0.2.12:443        1  backup
+source    192.0.2.9
+header    v2, 55 bytes
+  0000  0d 0a 0d 0a 00 0d 0a 51 55 49 54 0a              signature
+  000c  21                                               version 2, command PROXY
+  000d  11                                               TCP over IPv4
+  000e  00 27                                            39 bytes follow
+  0010  c6 33 64 07                                      source address 198.51.100.7
+  0014  cb 00 71 01                                      destination address 203.0.113.1
+  0018  9c 40                                            source port 40000
+  001a  01 bb                                            destination port 443
+  001c  01                                               TLV 0x01, ALPN
+  001d  00 02                                            2 bytes
+  001f  68 32                                            "h2"
+  0021  02                                               TLV 0x02, AUTHORITY
+  0022  00 13                                            19 bytes
+  0024  6d 74 61 2d 73 74 73 2e 65 78 61 6d 70 6c 65 2e  "mta-sts.example.net"
+  0034  6e 65 74
+note      servers that the daemon knows to be down or drained are passed over: penstock status
+)");
+  // clang-format on
+}
+
+TEST_F(CommandTest, explain_shows_version_1_as_text) {
+  auto file = write("penstock.toml", kExplained);
+  auto ran = penstock({"explain", "-c", file, "--to", "[2001:db8::1]:443", "--from", "[2001:db8::7]:40000"});
+  EXPECT_EQ(ran.exit_code, 0) << ran.err;
+  EXPECT_EQ(ran.out, R"(listener  web, line 12, bind :443
+client    [2001:db8::7]:40000 to [2001:db8::1]:443: allowed
+route     none matches: the listener's own upstream
+upstream  v1, round_robin
+servers   the only one
+  SERVER              ADDRESSES NOW       WEIGHT
+  [2001:db8::10]:443  [2001:db8::10]:443       1
+source    as the kernel chooses
+header    v1, 46 bytes
+  PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n
+)");
+}
+
+TEST_F(CommandTest, explain_says_what_it_was_not_told) {
+  auto file = write("penstock.toml", kExplained);
+  auto ran = penstock({"explain", "-c", file, "--to", ":25", "--from", "198.51.100.7", "--sni", "a.example"});
+  EXPECT_EQ(ran.exit_code, 0) << ran.err;
+  EXPECT_NE(ran.out.find("bind :25\nclient    198.51.100.7 to :25: allowed\n"), std::string::npos) << ran.out;
+  for (const char* note :
+       {"note      no route of this listener asks for SNI or ALPN: the daemon does not look at them\n",
+        "note      the destination is not known; with it: --to ADDRESS:25\n",
+        "note      the client's port is not known; with it: --from ADDRESS:PORT\n"}) {
+    EXPECT_NE(ran.out.find(note), std::string::npos) << ran.out;
+  }
+}
+
+TEST_F(CommandTest, explain_finds_the_nearer_bind) {
+  auto file = write("penstock.toml", kExplained);
+  const auto bind = [&](const char* to) {
+    auto ran = penstock({"explain", "-c", file, "--to", to, "--from", "198.51.100.7"});
+    return ran.out.substr(0, ran.out.find('\n')) + ran.err;
+  };
+  EXPECT_EQ(bind("192.0.2.1:25"), "listener  mail, line 8, bind 192.0.2.1:25");
+  EXPECT_EQ(bind("192.0.2.2:25"), "listener  mail, line 8, bind :25");
+  EXPECT_EQ(bind("192.0.2.2:26"), "listener  mail, line 8, bind 192.0.2.2:26");
+  EXPECT_EQ(bind("192.0.2.3:26"), "penstock: nothing listens on 192.0.2.3:26 for clients of IPv4\n");
+  EXPECT_EQ(
+      bind(":26"),
+      "penstock: --to :26: more than one address listens there, 192.0.2.1:26 and 192.0.2.2:26: say which\n");
+}
+
+TEST_F(CommandTest, explain_ends_with_1_for_who_is_turned_away) {
+  auto file = write("penstock.toml", kExplained);
+  auto ran =
+      penstock({"explain", "-c", file, "--to", ":443", "--from", "198.51.100.7", "--sni", "www.example.net"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_NE(ran.out.find("route     2 of 2, line 19\n          closed, route_rejected\n"), std::string::npos)
+      << ran.out;
+  ran = penstock({"explain", "-c", file, "--to", ":443", "--from", "192.0.2.7", "--via", "192.0.2.8"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_NE(ran.out.find("client    192.0.2.7 by proxy 192.0.2.8 to :443: closed, proxy_not_trusted\n"),
+            std::string::npos)
+      << ran.out;
+}
+
+TEST_F(CommandTest, explain_refuses_what_no_client_is) {
+  auto file = write("penstock.toml", kExplained);
+  for (const auto& words : {std::vector<std::string>{"--to", ":443"},
+                            {"--from", "192.0.2.7"},
+                            {"--to", "443", "--from", "192.0.2.7"},
+                            {"--to", ":443", "--from", "a.example"},
+                            {"--to", "[2001:db8::1]:443", "--from", "192.0.2.7"},
+                            {"--to", ":443", "--from", "192.0.2.7", "--sni", "a b"},
+                            {"--to", ":443", "--from", "192.0.2.7", "--alpn", std::string(256, 'h')},
+                            {"--to", ":443", "--from", "192.0.2.7", "--via", "proxy"}}) {
+    std::vector<std::string> all = {"explain", "-c", file};
+    all.insert(all.end(), words.begin(), words.end());
+    auto ran = penstock(all);
+    EXPECT_EQ(ran.exit_code, 2) << ::testing::PrintToString(words);
+    EXPECT_EQ(ran.out, "");
+  }
+  auto ran = penstock({"explain", "-c", write("bad.toml", "x = 1\n"), "--to", ":443", "--from", "192.0.2.7"});
+  EXPECT_EQ(ran.exit_code, 2);
+  EXPECT_NE(ran.err.find("bad.toml:1:1: error: unknown key"), std::string::npos) << ran.err;
+}
+
 TEST_F(CommandTest, what_is_not_there_yet_says_so) {
-  for (const auto& words : {std::vector<std::string>{"explain", "--to", ":443", "--sni", "a.example"},
-                            {"top"},
+  for (const auto& words : {std::vector<std::string>{"top"},
                             {"drain", "mail"},
                             {"resume", "mail"},
                             {"reload"},

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <latch>
 #include <map>
 #include <string>
 #include <thread>
@@ -130,11 +131,13 @@ TEST(RoundRobin, ThreadsShareTheTurns) {
   Balance balance(How::round_robin, servers);
   State state;
   state.down[3] = true;
-  constexpr uint32_t kRounds = 20'000;  // of 11 turns, divided among 4 threads
+  constexpr uint32_t kRounds = 400'000;  // of 11 turns, divided among 4 threads
   std::vector<std::vector<uint32_t>> counts(4, std::vector<uint32_t>(weights.size()));
+  std::latch all_there(4);
   std::vector<std::jthread> threads;
   for (auto& mine : counts) {
     threads.emplace_back([&] {
+      all_there.arrive_and_wait();
       for (uint32_t i = 0; i < kRounds * 11 / 4; ++i) ++mine[*choose(&balance, {}, state)];
     });
   }

@@ -115,6 +115,8 @@ TEST(Config, TheMailEdge) {
             (std::vector<std::string>{"mta-sts.*", "autoconfig.*", "autodiscover.*"}));
   EXPECT_EQ(c.listeners[1].routes[0].upstream, "mailbox-https");
   EXPECT_FALSE(c.listeners[1].routes[0].reject);
+  EXPECT_EQ(c.listeners[1].line, 16u);
+  EXPECT_EQ(c.listeners[1].routes[0].line, 20u);
 }
 
 TEST(Config, TheMailEdgeWithItsHealthCheck) {

@@ -129,5 +129,23 @@ TEST(Route, NeedsTheHelloOnlyForSniAndAlpn) {
           .needs_client_hello());
 }
 
+TEST(Allows, DenyComesFirstAndAnEmptyAllowAllowsAll) {
+  const auto allowed = [](std::vector<const char*> allow, std::vector<const char*> deny, const char* client) {
+    config::Listener listener;
+    for (const char* prefix : allow) listener.allow.push_back(*Cidr::parse(prefix));
+    for (const char* prefix : deny) listener.deny.push_back(*Cidr::parse(prefix));
+    return allows(listener, *IpAddress::parse(client));
+  };
+  EXPECT_TRUE(allowed({}, {}, "192.0.2.1"));
+  EXPECT_TRUE(allowed({"192.0.2.0/24", "::/0"}, {}, "192.0.2.1"));
+  EXPECT_TRUE(allowed({"192.0.2.0/24", "::/0"}, {}, "2001:db8::1"));
+  EXPECT_FALSE(allowed({"192.0.2.0/24"}, {}, "198.51.100.1"));
+  EXPECT_FALSE(allowed({"192.0.2.0/24"}, {}, "2001:db8::1"));
+  EXPECT_FALSE(allowed({"192.0.2.0/24"}, {"192.0.2.1"}, "192.0.2.1"));
+  EXPECT_TRUE(allowed({"192.0.2.0/24"}, {"192.0.2.1"}, "192.0.2.2"));
+  EXPECT_FALSE(allowed({}, {"192.0.2.1"}, "192.0.2.1"));
+  EXPECT_TRUE(allowed({}, {"192.0.2.1"}, "192.0.2.2"));
+}
+
 }  // namespace
 }  // namespace penstock::route

@@ -18,6 +18,20 @@ struct Daemon {
 
 // Offline. kBadUsage when the configuration has an error.
 int check(const std::string& file, const std::optional<std::string>& env_file, bool json);
+
+struct Explain {
+  std::string file;
+  std::optional<std::string> env_file;
+  std::string to, from;            // "ADDRESS:PORT" or ":PORT"; an address, with or without port
+  std::optional<std::string> via;  // the trusted proxy that says `from` is the client
+  std::string sni;                 // empty: none
+  std::vector<std::string> alpn;
+  bool json = false;
+};
+// Offline, but for DNS: what the daemon would do with this client. kFailed when nothing listens there or the
+// client is turned away, kBadUsage also when the configuration has an error.
+int explain(const Explain& what);
+
 // Becomes `penstockd --probe`; returns only when it cannot.
 int probe(bool json);
 

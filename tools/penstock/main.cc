@@ -27,6 +27,7 @@ struct Options {
   Daemon daemon;
   std::string file = "/etc/penstock/penstock.toml";
   std::optional<std::string> env_file;
+  Explain explain;
   FlowFilter filter;
   std::string cookie, direction, to, name;
   std::vector<std::string> cookies;
@@ -57,15 +58,42 @@ CLI::App* add_command(CLI::App* app, Options* options, const std::string& name, 
   return command;
 }
 
-void add_commands(CLI::App* app, Options* o, int* exit_code) {
-  auto* check_command = add_command(app, o, "check", "Validate a configuration, without the daemon");
-  check_command->add_option("-c,--config", o->file, "The configuration")
+void add_configuration(CLI::App* command, Options* options) {
+  command->add_option("-c,--config", options->file, "The configuration")
       ->type_name("FILE")
       ->capture_default_str();
-  check_command
-      ->add_option("--env-file", o->env_file, "Values of ${NAME} instead of penstock.env beside FILE")
+  command
+      ->add_option("--env-file", options->env_file, "Values of ${NAME} instead of penstock.env beside FILE")
       ->type_name("FILE");
+}
+
+void add_commands(CLI::App* app, Options* o, int* exit_code) {
+  auto* check_command = add_command(app, o, "check", "Validate a configuration, without the daemon");
+  add_configuration(check_command, o);
   check_command->callback([=] { *exit_code = check(o->file, o->env_file, o->daemon.json); });
+
+  auto* explain_command =
+      add_command(app, o, "explain",
+                  "Which listener, route, upstream and servers a client would get, and the PROXY header");
+  explain_command->add_option("--to", o->explain.to, "Where it connects to")
+      ->type_name("[ADDRESS]:PORT")
+      ->required();
+  explain_command->add_option("--from", o->explain.from, "The client")
+      ->type_name("ADDRESS[:PORT]")
+      ->required();
+  explain_command->add_option("--via", o->explain.via, "The trusted proxy that says so")
+      ->type_name("ADDRESS");
+  explain_command->add_option("--sni", o->explain.sni, "The name in its ClientHello")->type_name("NAME");
+  explain_command->add_option("--alpn", o->explain.alpn, "The protocols in its ClientHello, in its order")
+      ->type_name("NAME")
+      ->delimiter(',');
+  add_configuration(explain_command, o);
+  explain_command->callback([=] {
+    o->explain.file = o->file;
+    o->explain.env_file = o->env_file;
+    o->explain.json = o->daemon.json;
+    *exit_code = explain(o->explain);
+  });
 
   add_command(app, o, "probe", "What this kernel and these privileges allow, found by trying")->callback([=] {
     *exit_code = probe(o->daemon.json);
@@ -107,7 +135,7 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
   resume_command->add_option("NAME", o->name, "UPSTREAM or UPSTREAM/SERVER")->required();
   resume_command->callback([=] { *exit_code = resume(o->daemon, o->name); });
 
-  for (const char* name : {"explain", "top", "upgrade", "ban", "doctor"}) {
+  for (const char* name : {"top", "upgrade", "ban", "doctor"}) {
     auto* later = add_command(app, o, name, "(not available in this version)");
     later->allow_extras();
     later->callback([=] { *exit_code = fail(fmt::format("{}: not available in this version", name)); });

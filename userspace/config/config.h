@@ -138,6 +138,7 @@ struct Route {
   std::vector<uint16_t> port;
   std::string upstream;  // empty when `reject`
   bool reject = false;
+  uint32_t line = 0;  // of the file
 };
 
 // Who may tell us with a PROXY header who the client is, and must.
@@ -156,6 +157,7 @@ struct Listener {
   std::string upstream;  // when no route matches
   std::vector<Route> routes;
   Timeouts timeouts;
+  uint32_t line = 0;  // of the file
 };
 
 struct Config {

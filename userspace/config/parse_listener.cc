@@ -31,6 +31,7 @@ Result<Cidr> parse_source(std::string_view text) {
 
 void Parser::listener(const Node& node) {
   Listener listener;
+  listener.line = node.at.line;
   ListenerPlaces places;
   places.listener = places.name = places.upstream = node.at;
   const auto place = [&node](std::string_view key) {
@@ -89,6 +90,7 @@ void Parser::listener(const Node& node) {
 
 void Parser::route(const Node& node, Listener* listener, ListenerPlaces* places) {
   Route route;
+  route.line = node.at.line;
   const auto strings = [&](std::string_view accepted, auto parse_one, auto* out) {
     return [this, accepted, parse_one, out](const Field& f) {
       reader_.one_or_more(f, accepted, [&](const Field& item) {

@@ -79,6 +79,12 @@ Decision Table::decide(uint32_t listener, const Query& query) const {
   return {false, own.upstream, -1};
 }
 
+bool allows(const config::Listener& listener, const IpAddress& client) {
+  const auto covers = [&](const Cidr& prefix) { return prefix.contains(client); };
+  return std::none_of(listener.deny.begin(), listener.deny.end(), covers) &&
+         any_matches(listener.allow, covers);
+}
+
 bool sni_matches(std::string_view pattern, std::string_view name) {
   return config::sni_covers(pattern, name);
 }

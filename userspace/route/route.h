@@ -45,6 +45,9 @@ class Table {
   Table(Table&&) noexcept;
 };
 
+// `deny` first; an empty `allow` allows all.
+bool allows(const config::Listener& listener, const IpAddress& client);
+
 // One pattern against one name (both lower case, without trailing dot). Exposed for tests and `check`.
 bool sni_matches(std::string_view pattern, std::string_view name);
 
