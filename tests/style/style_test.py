@@ -39,7 +39,7 @@ THIRD_PARTY = [
     (r"nlohmann/.*", "nlohmann-json", ["userspace/daemon/", "tools/", "tests/"]),
     (r"httplib\.h", "cpp-httplib", ["userspace/daemon/http.cc"]),
     (r"CLI/.*", "CLI11", ["userspace/main.cc", "tools/"]),
-    (r"openssl/.*", "OpenSSL", ["userspace/check/handshake.cc", "tests/"]),
+    (r"openssl/.*", "OpenSSL", ["userspace/check/tls_stream.cc", "tests/"]),
     (r"(gtest|gmock)/.*", "GoogleTest", ["tests/", "tools/"]),
 ]
 TOP_LEVEL = {"CMakeLists.txt", "bpf", "userspace", "tools", "tests", "packaging", "README.md", "LICENSE"}
@@ -342,7 +342,7 @@ EXAMPLES = {
         ("userspace/daemon/metrics.cc", "#include <httplib.h>\n", 1),
         ("userspace/tls/client_hello.cc", "#include <openssl/ssl.h>\n", 1),
         ("userspace/check/probe.cc", "#include <openssl/ssl.h>\n", 1),
-        ("userspace/check/handshake.cc", "#include <openssl/ssl.h>\n", None),
+        ("userspace/check/tls_stream.cc", "#include <openssl/ssl.h>\n", None),
         ("userspace/tls/client_hello.cc", "#include <gtest/gtest.h>\n", 1),
         ("tests/unit/client_hello_test.cc", "#include <gtest/gtest.h>\n#include <openssl/ssl.h>\n", None),
     ],

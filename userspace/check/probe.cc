@@ -194,7 +194,7 @@ void Probe::on_connected(Clock::time_point now) {
 void Probe::begin_service(Clock::time_point now) {
   if (order_.type == config::CheckType::tcp) return pass(now);
   if (order_.type == config::CheckType::tls) {
-    handshake_.emplace(fd_.get(), order_.sni);
+    tls_.emplace(fd_.get(), order_.sni);
     step_ = Step::shaking_hands;
     return shake_hands(now);
   }
@@ -210,7 +210,7 @@ void Probe::talk(Clock::time_point now) {
   if (!flush()) return fail(Failure::reset, "the server reset the connection", now);
   std::array<char, 4096> buffer;
   while (step_ == Step::talking || step_ == Step::parting) {
-    const ssize_t n = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+    const ssize_t n = receive(buffer);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) return;
     if (n < 0) return fail(Failure::reset, "the server reset the connection", now);
@@ -235,25 +235,31 @@ void Probe::talk(Clock::time_point now) {
 }
 
 void Probe::shake_hands(Clock::time_point now) {
-  switch (handshake_->advance()) {
-    case Handshake::Step::wants_read:
+  switch (tls_->shake_hands()) {
+    case TlsStream::Step::wants_read:
       tls_wants_write_ = false;
       return;
-    case Handshake::Step::wants_write:
+    case TlsStream::Step::wants_write:
       tls_wants_write_ = true;
       return;
-    case Handshake::Step::done:
-      outcome_.certificate = handshake_->certificate();
+    case TlsStream::Step::done:
+      tls_open_ = true;
+      outcome_.certificate = tls_->certificate();
       return pass(now);
-    case Handshake::Step::failed:
-      return fail(Failure::tls, "tls: " + handshake_->error(), now);
+    case TlsStream::Step::failed:
+      return fail(Failure::tls, "tls: " + tls_->error(), now);
   }
+}
+
+ssize_t Probe::receive(std::span<char> out) {
+  return tls_open_ ? tls_->receive(out.data(), out.size()) : ::recv(fd_.get(), out.data(), out.size(), 0);
 }
 
 // False when the connection takes no more.
 bool Probe::flush() {
   while (!outgoing_.empty()) {
-    const ssize_t n = ::send(fd_.get(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL);
+    const ssize_t n = tls_open_ ? tls_->send(outgoing_.data(), outgoing_.size())
+                                : ::send(fd_.get(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) return true;
     if (n < 0) {
@@ -267,7 +273,7 @@ bool Probe::flush() {
 
 Stage Probe::stage() const {
   if (step_ == Step::dialing) return Stage::dialing;
-  if (handshake_) return Stage::handshake;
+  if (tls_) return Stage::handshake;
   return dialogue_ && dialogue_->greeted() ? Stage::dialogue : Stage::greeting;
 }
 
@@ -338,16 +344,21 @@ void Probe::leave(Clock::time_point now) {
 void Probe::begin_parting(Clock::time_point now) {
   step_ = Step::parting;
   deadline_ = now + kPartingMax;
-  if (handshake_ && outcome_.certificate) handshake_->close_notify();
-  if (dialogue_) outgoing_ += dialogue_->farewell();
+  if (tls_open_ && !dialogue_) {
+    dialogue_.emplace(Protocol::by_greeting, hostname());
+    return talk(now);
+  }
+  if (!dialogue_ || !dialogue_->greeted()) return finish(now);
+  outgoing_ += dialogue_->farewell();
   flush();
-  if (!dialogue_ || dialogue_->over()) finish(now);
+  if (dialogue_->over()) finish(now);
 }
 
 void Probe::finish(Clock::time_point now) {
   if (step_ == Step::done) return;
   step_ = Step::finished;
   deadline_ = now + kPartingMax;
+  if (tls_open_) tls_->close_notify();
   ::shutdown(fd_.get(), SHUT_WR);
   drain();
 }

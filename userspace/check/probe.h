@@ -10,13 +10,14 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/endpoint.h"
 #include "base/fd.h"
 #include "check/certificate.h"
 #include "check/dialogue.h"
-#include "check/handshake.h"
+#include "check/tls_stream.h"
 #include "config/config.h"
 
 namespace penstock::check {
@@ -24,7 +25,8 @@ namespace penstock::check {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-// How long a server may take to answer our goodbye, and again to send its FIN.
+// How long a server may take to answer our goodbye, and again to send its FIN; and how long one that has
+// shaken hands may take to greet: a mail server must be told QUIT or LOGOUT behind TLS too.
 inline constexpr milliseconds kPartingMax{1000};
 
 struct Order {
@@ -92,6 +94,7 @@ class Probe {
   void talk(Clock::time_point now);
   void shake_hands(Clock::time_point now);
   void drain();
+  ssize_t receive(std::span<char> out);
   void on_deadline(Clock::time_point now);
   bool flush();
   void pass(Clock::time_point now);
@@ -109,8 +112,9 @@ class Probe {
   Fd fd_;
   std::string outgoing_;
   std::optional<Dialogue> dialogue_;
-  std::optional<Handshake> handshake_;
-  bool tls_wants_write_ = false;
+  std::optional<TlsStream> tls_;
+  bool tls_wants_write_ = false;  // of its handshake
+  bool tls_open_ = false;         // the handshake is done
   size_t drained_bytes_ = 0;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "check/handshake.h"
+#include "check/tls_stream.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -23,6 +23,7 @@ SSL_CTX* shared_context() {
     PENSTOCK_ASSERT(made != nullptr);  // only without memory
     SSL_CTX_set_verify(made, SSL_VERIFY_NONE, nullptr);
     SSL_CTX_set_security_level(made, 0);  // a weak key is not down
+    SSL_CTX_set_mode(made, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_ENABLE_PARTIAL_WRITE);
     SSL_CTX_set_session_cache_mode(made, SSL_SESS_CACHE_OFF);
     return made;
   }();
@@ -42,16 +43,16 @@ std::string name_text(const X509_NAME* name) {
 
 }  // namespace
 
-Handshake::Handshake(int fd, const std::string& sni) : ssl_(SSL_new(shared_context())) {
+TlsStream::TlsStream(int fd, const std::string& sni) : ssl_(SSL_new(shared_context())) {
   PENSTOCK_ASSERT(ssl_ != nullptr && SSL_set_fd(ssl_, fd) == 1);
   if (!sni.empty()) SSL_set_tlsext_host_name(ssl_, sni.c_str());
 }
 
-Handshake::~Handshake() {
+TlsStream::~TlsStream() {
   SSL_free(ssl_);
 }
 
-Handshake::Step Handshake::advance() {
+TlsStream::Step TlsStream::shake_hands() {
   ERR_clear_error();
   errno = 0;
   const int result = SSL_connect(ssl_);
@@ -74,7 +75,7 @@ Handshake::Step Handshake::advance() {
   return Step::failed;
 }
 
-std::optional<Certificate> Handshake::certificate() const {
+std::optional<Certificate> TlsStream::certificate() const {
   X509* x509 = SSL_get1_peer_certificate(ssl_);
   if (x509 == nullptr) return std::nullopt;  // a cipher without
   Certificate c;
@@ -88,7 +89,33 @@ std::optional<Certificate> Handshake::certificate() const {
   return c;
 }
 
-void Handshake::close_notify() {
+ssize_t TlsStream::receive(char* out, size_t bytes_max) {
+  ERR_clear_error();
+  return result_of(SSL_read(ssl_, out, static_cast<int>(bytes_max)));
+}
+
+ssize_t TlsStream::send(const char* bytes, size_t size) {
+  ERR_clear_error();
+  return result_of(SSL_write(ssl_, bytes, static_cast<int>(size)));
+}
+
+ssize_t TlsStream::result_of(int result) {
+  if (result > 0) return result;
+  switch (SSL_get_error(ssl_, result)) {
+    case SSL_ERROR_WANT_READ:
+    case SSL_ERROR_WANT_WRITE:
+      errno = EAGAIN;
+      return -1;
+    case SSL_ERROR_ZERO_RETURN:
+      return 0;
+    default:
+      ERR_clear_error();
+      errno = ECONNRESET;
+      return -1;
+  }
+}
+
+void TlsStream::close_notify() {
   ERR_clear_error();
   SSL_shutdown(ssl_);
   ERR_clear_error();
