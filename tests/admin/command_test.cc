@@ -90,11 +90,12 @@ Ran penstock(std::vector<std::string> words) {
 class CommandTest : public ::testing::Test {
  protected:
   void daemon_answers(Json answer) {
-    auto started = daemon::Admin::start(socket_, [this, answer = std::move(answer)](const Json& request) {
-      std::lock_guard lock(mutex_);
-      asked_ = request;
-      return answer;
-    });
+    auto started = daemon::Admin::start(
+        socket_, [this, answer = std::move(answer)](const Json& request, const daemon::Admin::Reply& reply) {
+          std::lock_guard lock(mutex_);
+          asked_ = request;
+          reply(answer);
+        });
     ASSERT_TRUE(started.ok()) << started.error().message;
     admin_ = std::move(started).value();
   }

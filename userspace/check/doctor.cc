@@ -58,9 +58,11 @@ Reaction reaction(const Dial& d) {
   return is_objection(o.said) ? Reaction::objected : Reaction::served;
 }
 
-// Without a header it spoke, though not as a server that serves: no header would change that.
+// Without a header it spoke, though not as a server that serves: no header would change that. (421 is what
+// postfix says when it has waited for one in vain.)
 bool speaks_without_header(const Dial& d) {
-  return d.header == ProxyProtocol::off && reaction(d) == Reaction::objected && !d.outcome.said.empty();
+  return d.header == ProxyProtocol::off && reaction(d) == Reaction::objected && !d.outcome.said.empty() &&
+         !d.outcome.said.starts_with("421");
 }
 
 // To flows, not to LOCAL.
