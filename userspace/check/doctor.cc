@@ -169,13 +169,13 @@ Result<Patient> find_patient(const config::Config& config, std::string_view upst
   const auto u = std::find_if(config.upstreams.begin(), config.upstreams.end(),
                               [&](const config::Upstream& one) { return one.name == upstream; });
   if (u == config.upstreams.end())
-    return Error{fmt::format("there is no upstream \"{}\" (there are: {})", log::escaped(upstream),
+    return Error{fmt::format("there is no upstream {} (there are: {})", log::escaped(upstream),
                              join(config.upstreams, [](const auto& one) { return one.name; }))};
   const auto s = std::find_if(u->servers.begin(), u->servers.end(), [&](const config::Server& one) {
     return server.empty() || one.text == server;
   });
   if (s == u->servers.end())
-    return Error{fmt::format("upstream {} has no server \"{}\" (it has: {})", u->name, log::escaped(server),
+    return Error{fmt::format("upstream {} has no server {} (it has: {})", u->name, log::escaped(server),
                              join(u->servers, [](const auto& one) { return one.text; }))};
   Patient p;
   p.upstream = u->name;
