@@ -481,6 +481,7 @@ TEST_F(CommandTest, doctor_asks_and_tells_the_verdict) {
             (Json{{"command", "doctor"}, {"upstream", "mailbox"}, {"server", "10.0.0.2"}, {"port", 25}}));
   EXPECT_NE(ran.out.find("change: set proxy_protocol = \"off\"\n"), std::string::npos) << ran.out;
   EXPECT_NE(ran.out.find("?[2J"), std::string::npos) << ran.out;
+  admin_.reset();
   daemon_answers({{"verdict", "as_configured"}});
   EXPECT_EQ(ask({"doctor", "mailbox"}).exit_code, 0);
   EXPECT_EQ(penstock({"doctor", "mailbox", "--port", "0"}).exit_code, 2);
