@@ -43,7 +43,7 @@ class Checks : public MailSite {
                                      "--log-queries"};
     dnsmasq.insert(dnsmasq.end(), records.begin(), records.end());
     if (!programs_.emplace_back(dnsmasq).wait_for("started, version")) throw std::runtime_error("dnsmasq");
-    auto resolver = dns::Resolver::start({"127.0.0.1:53"});
+    auto resolver = dns::Resolver::start({.servers = {at("127.0.0.1", 53)}});
     ASSERT_TRUE(resolver.ok()) << resolver.error().message;
     resolver_ = std::move(*resolver);
     auto checker = check::Checker::start(*resolver_, [this](const std::string& key, const Health& health) {
@@ -206,6 +206,21 @@ TEST_F(Checks, ARefusedAddressBeforeAGoodOne) {
   EXPECT_EQ(told(0).second.reason, "[2001:db8:2::25]:7: connection refused");
 }
 
+// Its DNS says ten minutes. The mailbox has moved all the same.
+TEST_F(Checks, ANameNobodyAnswersAtIsAskedAgain) {
+  Target t = target("moves.example.net", 1s);
+  const std::string hosts = directory_.write("hosts", "198.51.100.26 moves.example.net\n");
+  start({t}, {"--addn-hosts=" + hosts, "--local-ttl=600"});
+  EXPECT_EQ(told(0).second.state, State::down);
+  const TcpListener server = listen();
+  directory_.write("hosts", "198.51.100.25 moves.example.net\n");
+  programs_.back().signal(SIGHUP);
+  const auto since = std::chrono::steady_clock::now();
+  EXPECT_EQ(told(1).second.state, State::up);
+  EXPECT_EQ(told(1).second.address->text(), "198.51.100.25:7");
+  EXPECT_LE(std::chrono::steady_clock::now() - since, 3s);  // an interval, and once a second for a name
+}
+
 TEST_F(Checks, ANameThatIsNone) {
   start({target("gone.example.net", kSeldom)});
   EXPECT_EQ(told(0).second.state, State::down);
@@ -232,7 +247,7 @@ class Checked : public MailSite {
     return wait_until(
         [&] { return server().at("health").at("state") == state && server().at("state") == state; });
   }
-  bool logged(const std::string& text) const { return daemon_->process().wait_for(text); }
+  bool logged(const std::string& text) { return daemon_->process().wait_for(text); }
 };
 
 TEST_F(Checked, EveryChangeIsLoggedOnceWithItsReason) {

@@ -308,9 +308,11 @@ void Checker::Impl::begin(Check& c, Clock::time_point now) {
     }
     box->wake_up();
   };
-  // RENEW: where `c.unreachable`, no address of the last answer could be reached; the name is to be asked
-  // again whatever its TTL.
-  resolver.resolve(c.target.server.host, dns_family(c.target.family), std::move(done));
+  const dns::Family family = dns_family(c.target.family);
+  if (c.unreachable)  // the name may mean another address by now, whatever its TTL
+    resolver.renew(c.target.server.host, family, std::move(done));
+  else
+    resolver.resolve(c.target.server.host, family, std::move(done));
 }
 
 void Checker::Impl::on_answer(Check& c, const dns::Answer& answer, Clock::time_point now) {

@@ -77,7 +77,8 @@ void check_servers_of(const flow::Plan& plan, check::Checker& checker) {
   checker.set(check::targets_of(plan.config()));
   for (size_t i = 0; i < plan.config().upstreams.size(); i++) {
     plan.servers_at(i).for_each_server([&](flow::Server& s) {
-      if (!checker.health(check::Target::key_of(s.upstream(), s.what().text))) s.health = flow::Health::unknown;
+      if (!checker.health(check::Target::key_of(s.upstream(), s.what().text)))
+        s.health = flow::Health::unknown;
     });
   }
 }
