@@ -10,6 +10,8 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <optional>
 #include <vector>
 
 #include "client.h"
@@ -33,11 +35,15 @@ Json answer(const Json& request) {
   return {{"twice", 2 * request.at("n").get<int>()}};
 }
 
+void reply_at_once(const Json& request, const Admin::Reply& reply) {
+  reply(answer(request));
+}
+
 class AdminTest : public ::testing::Test {
  protected:
   void SetUp() override { start(); }
   void start() {
-    auto started = Admin::start(path_, answer);
+    auto started = Admin::start(path_, reply_at_once);
     ASSERT_TRUE(started.ok()) << started.error().message;
     admin_ = std::move(started).value();
   }
@@ -184,7 +190,7 @@ TEST_F(AdminTest, has_the_rights_it_should) {
 }
 
 TEST_F(AdminTest, refuses_to_start_beside_a_live_one) {
-  auto second = Admin::start(path_, answer);
+  auto second = Admin::start(path_, reply_at_once);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.error().message, "another penstockd is running (socket " + path_ + ")");
   Client client(path_);
@@ -212,7 +218,7 @@ TEST_F(AdminTest, replaces_the_socket_of_a_dead_one) {
 TEST_F(AdminTest, touches_no_file_that_is_not_a_socket) {
   admin_.reset();
   std::ofstream(path_) << "precious";
-  auto started = Admin::start(path_, answer);
+  auto started = Admin::start(path_, reply_at_once);
   ASSERT_FALSE(started.ok());
   EXPECT_EQ(started.error().message, "admin socket " + path_ + ": exists and is not a socket");
   EXPECT_EQ(std::filesystem::file_size(path_), 8u);
@@ -220,7 +226,7 @@ TEST_F(AdminTest, touches_no_file_that_is_not_a_socket) {
 
 TEST_F(AdminTest, removes_its_own_socket_only) {
   std::filesystem::rename(path_, path_ + ".old");
-  auto successor = Admin::start(path_, answer);
+  auto successor = Admin::start(path_, reply_at_once);
   ASSERT_TRUE(successor.ok());
   admin_.reset();
   EXPECT_TRUE(std::filesystem::exists(path_));
@@ -231,10 +237,60 @@ TEST_F(AdminTest, removes_its_own_socket_only) {
 TEST_F(AdminTest, says_which_path_is_impossible) {
   for (const std::string& path :
        {std::string(), std::string(200, 'a'), std::string("/dev/null/admin.sock")}) {
-    auto started = Admin::start(path, answer);
+    auto started = Admin::start(path, reply_at_once);
     ASSERT_FALSE(started.ok()) << path;
     EXPECT_NE(started.error().message.find("admin socket "), std::string::npos);
   }
+}
+
+// {"later":N} is answered when the test says so, from its thread.
+class LateAdminTest : public AdminTest {
+ protected:
+  void SetUp() override {
+    auto started = Admin::start(path_, [this](const Json& request, const Admin::Reply& reply) {
+      if (!request.contains("later")) return reply(answer(request));
+      owed_.set_value(reply);
+    });
+    ASSERT_TRUE(started.ok()) << started.error().message;
+    admin_ = std::move(started).value();
+  }
+  std::promise<Admin::Reply> owed_;
+};
+
+TEST_F(LateAdminTest, an_answer_may_come_later_and_delays_nobody_else) {
+  Client waiting(path_), other(path_);
+  waiting.send("{\"later\":1}\n{\"n\":2}\n");
+  waiting.shut_down();
+  auto reply = owed_.get_future().get();
+  other.send("{\"n\":1}\n");
+  EXPECT_EQ(other.line(), R"({"twice":2})");
+  reply({{"at", "last"}});
+  EXPECT_EQ(waiting.line(), R"({"at":"last"})");
+  EXPECT_EQ(waiting.line(), R"({"twice":4})");  // in order
+}
+
+TEST_F(LateAdminTest, who_waits_for_an_answer_is_not_idle) {
+  Client waiting(path_), silent(path_);
+  waiting.send("{\"later\":1}\n");
+  auto reply = owed_.get_future().get();
+  EXPECT_EQ(silent.line(), "(closed)");  // kAdminIdleMax has passed
+  reply({{"at", "last"}});
+  EXPECT_EQ(waiting.line(), R"({"at":"last"})");
+}
+
+TEST_F(LateAdminTest, an_answer_may_come_when_client_or_admin_is_gone) {
+  std::optional<Client> waiting(path_);
+  waiting->send("{\"later\":1}\n");
+  auto reply = owed_.get_future().get();
+  waiting.reset();
+  Client other(path_);
+  other.send("{\"n\":1}\n");
+  EXPECT_EQ(other.line(), R"({"twice":2})");
+  reply({{"for", "nobody"}});
+  other.send("{\"n\":2}\n");
+  EXPECT_EQ(other.line(), R"({"twice":4})");
+  admin_.reset();
+  reply({{"for", "nobody"}});
 }
 
 TEST_F(AdminTest, closes_its_clients_when_it_ends) {

@@ -90,11 +90,12 @@ Ran penstock(std::vector<std::string> words) {
 class CommandTest : public ::testing::Test {
  protected:
   void daemon_answers(Json answer) {
-    auto started = daemon::Admin::start(socket_, [this, answer = std::move(answer)](const Json& request) {
-      std::lock_guard lock(mutex_);
-      asked_ = request;
-      return answer;
-    });
+    auto started = daemon::Admin::start(
+        socket_, [this, answer = std::move(answer)](const Json& request, const daemon::Admin::Reply& reply) {
+          std::lock_guard lock(mutex_);
+          asked_ = request;
+          reply(answer);
+        });
     ASSERT_TRUE(started.ok()) << started.error().message;
     admin_ = std::move(started).value();
   }
@@ -601,12 +602,29 @@ TEST_F(CommandTest, what_is_not_there_yet_says_so) {
                             {"resume", "mail"},
                             {"reload"},
                             {"upgrade"},
-                            {"ban", "add", "192.0.2.0/24", "--for", "1h"},
-                            {"doctor", "mailbox"}}) {
+                            {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
     auto ran = ask(words);
     EXPECT_EQ(ran.exit_code, 1);
     EXPECT_EQ(ran.err, "penstock: " + words[0] + ": not available in this version\n");
   }
+}
+
+TEST_F(CommandTest, doctor_asks_and_tells_the_verdict) {
+  daemon_answers(
+      {{"verdict", "mismatch"},
+       {"says", "the server expects no PROXY header and gets v2"},
+       {"advice", "set proxy_protocol = \"off\""},
+       {"dials", Json::array({{{"proxy_protocol", "v2"}, {"ok", false}, {"reason", "\x1b[2J"}}})}});
+  auto ran = ask({"doctor", "mailbox", "10.0.0.2", "--port", "25"});
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_EQ(asked(),
+            (Json{{"command", "doctor"}, {"upstream", "mailbox"}, {"server", "10.0.0.2"}, {"port", 25}}));
+  EXPECT_NE(ran.out.find("change: set proxy_protocol = \"off\"\n"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("?[2J"), std::string::npos) << ran.out;
+  admin_.reset();
+  daemon_answers({{"verdict", "as_configured"}});
+  EXPECT_EQ(ask({"doctor", "mailbox"}).exit_code, 0);
+  EXPECT_EQ(penstock({"doctor", "mailbox", "--port", "0"}).exit_code, 2);
 }
 
 TEST_F(CommandTest, bad_usage_ends_with_2) {

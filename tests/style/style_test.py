@@ -26,7 +26,8 @@ LAYERS = {
     "dns": {"base"},
     "sockmap": {"abi", "base"},
     "flow": {"abi", "base", "io", "dns", "sockmap"} | PURE,
-    "daemon": {"abi", "base", "io", "dns", "sockmap", "flow"} | PURE,
+    "check": {"base", "config", "dns", "proxy_protocol"},
+    "daemon": {"abi", "base", "io", "dns", "sockmap", "flow", "check"} | PURE,
 }
 # Whose headers stand where. A test may look at maps and at JSON with the library's own eyes.
 THIRD_PARTY = [
@@ -38,7 +39,7 @@ THIRD_PARTY = [
     (r"nlohmann/.*", "nlohmann-json", ["userspace/daemon/", "tools/", "tests/"]),
     (r"httplib\.h", "cpp-httplib", ["userspace/daemon/http.cc"]),
     (r"CLI/.*", "CLI11", ["userspace/main.cc", "tools/"]),
-    (r"openssl/.*", "OpenSSL", ["tests/"]),
+    (r"openssl/.*", "OpenSSL", ["userspace/check/tls_stream.cc", "tests/"]),
     (r"(gtest|gmock)/.*", "GoogleTest", ["tests/", "tools/"]),
 ]
 TOP_LEVEL = {"CMakeLists.txt", "bpf", "userspace", "tools", "tests", "packaging", "README.md", "LICENSE"}
@@ -314,6 +315,9 @@ EXAMPLES = {
         ("userspace/flow/dial.cc", '#include "../daemon/keeper.h"\n', 1),
         ("userspace/flow/dial.cc", '#include "support/netns.h"\n', 1),
         ("userspace/daemon/keeper.cc", '#include "flow/worker.h"\n', None),
+        ("userspace/check/probe.cc", '#include "proxy_protocol/proxy_protocol.h"\n', None),
+        ("userspace/check/probe.cc", '#include "flow/worker.h"\n', 1),
+        ("userspace/flow/dial.cc", '#include "check/checker.h"\n', 1),
         ("userspace/main.cc", '#include "daemon/keeper.h"\n', None),
         ("userspace/util/strings.h", "", 1),
         ("bpf/penstock.bpf.c", '#include "abi.h"\n#include <bpf/bpf_helpers.h>\n', None),
@@ -337,6 +341,8 @@ EXAMPLES = {
         ("userspace/daemon/keeper.cc", "#include <CLI/CLI.hpp>\n", 1),
         ("userspace/daemon/metrics.cc", "#include <httplib.h>\n", 1),
         ("userspace/tls/client_hello.cc", "#include <openssl/ssl.h>\n", 1),
+        ("userspace/check/probe.cc", "#include <openssl/ssl.h>\n", 1),
+        ("userspace/check/tls_stream.cc", "#include <openssl/ssl.h>\n", None),
         ("userspace/tls/client_hello.cc", "#include <gtest/gtest.h>\n", 1),
         ("tests/unit/client_hello_test.cc", "#include <gtest/gtest.h>\n#include <openssl/ssl.h>\n", None),
     ],

@@ -37,11 +37,11 @@ std::string connect_error(const std::string& path, int error) {
   }
 }
 
-std::string silence(const std::string& path) {
-  return "penstockd has said nothing on " + path + " for " + std::to_string(kSilenceMax.count()) + " s";
+std::string silence(const std::string& path, std::chrono::seconds patience) {
+  return "penstockd has said nothing on " + path + " for " + std::to_string(patience.count()) + " s";
 }
 
-Result<Fd> connect_to(const std::string& path) {
+Result<Fd> connect_to(const std::string& path, std::chrono::seconds patience) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
@@ -51,9 +51,9 @@ Result<Fd> connect_to(const std::string& path) {
   path.copy(address.sun_path, path.size());
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return Error{std::string("socket: ") + std::strerror(errno)};
-  timeval patience{kSilenceMax.count(), 0};
-  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);  // of connect() too
-  ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  timeval limit{patience.count(), 0};
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);  // of connect() too
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
     return Error{connect_error(path, errno)};
   }
@@ -69,13 +69,13 @@ void send_all(const Fd& socket, std::string_view bytes) {
   }
 }
 
-Result<std::string> receive_line(const Fd& socket, const std::string& path) {
+Result<std::string> receive_line(const Fd& socket, const std::string& path, std::chrono::seconds patience) {
   std::string line;
   std::string buffer(1 << 16, '\0');
   for (;;) {
     ssize_t n = ::recv(socket.get(), buffer.data(), buffer.size(), 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) return Error{silence(path)};
+    if (n < 0 && errno == EAGAIN) return Error{silence(path, patience)};
     if (n <= 0) return Error{"penstockd closed " + path + " before its answer was complete"};
     std::string_view part(buffer.data(), static_cast<size_t>(n));
     size_t end = part.find('\n');
@@ -86,11 +86,11 @@ Result<std::string> receive_line(const Fd& socket, const std::string& path) {
 
 }  // namespace
 
-Result<Json> ask(const std::string& socket_path, const Json& request) {
-  auto socket = connect_to(socket_path);
+Result<Json> ask(const std::string& socket_path, const Json& request, std::chrono::seconds patience) {
+  auto socket = connect_to(socket_path, patience);
   if (!socket) return socket.error();
   send_all(*socket, json_line(request) + "\n");
-  auto line = receive_line(*socket, socket_path);
+  auto line = receive_line(*socket, socket_path, patience);
   if (!line) return line.error();
   auto answer = parse_json(*line);
   if (!answer || !answer->is_object()) {

@@ -9,9 +9,11 @@
 
 namespace penstock::command {
 
-inline constexpr std::chrono::seconds kSilenceMax{10};  // of the daemon, before we give up
+inline constexpr std::chrono::seconds kSilenceMax{10};  // of the daemon, before we give up; of most commands
 
 // The daemon's answer. An Error says what to do: also when the daemon answers {"error": ...}.
-Result<Json> ask(const std::string& socket_path, const Json& request);
+// `patience`: how long the daemon may say nothing.
+Result<Json> ask(const std::string& socket_path, const Json& request,
+                 std::chrono::seconds patience = kSilenceMax);
 
 }  // namespace penstock::command

@@ -55,6 +55,13 @@ int resume(const Daemon& daemon, const std::string& name);
 int lane(const Daemon& daemon, const std::string& cookie, const std::string& direction,
          const std::string& to);
 
+struct Examined {
+  std::string upstream, server;  // `server` empty: the first one
+  std::optional<unsigned> port;
+};
+// kFailed unless the server expects what it gets.
+int doctor(const Daemon& daemon, const Examined& whom);
+
 // To stdout; main() finds out whether it arrived.
 void print(std::string_view text);
 

@@ -31,6 +31,7 @@ struct Options {
   FlowFilter filter;
   std::string cookie, direction, to, name;
   std::vector<std::string> cookies;
+  Examined whom;
 };
 
 // Checks, and leaves it in decimal: so the daemon knows it.
@@ -135,7 +136,15 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
   resume_command->add_option("NAME", o->name, "UPSTREAM or UPSTREAM/SERVER")->required();
   resume_command->callback([=] { *exit_code = resume(o->daemon, o->name); });
 
-  for (const char* name : {"top", "upgrade", "ban", "doctor"}) {
+  auto* doctor_command =
+      add_command(app, o, "doctor", "Does a server expect the PROXY header it gets? Found by dialling it");
+  doctor_command->add_option("UPSTREAM", o->whom.upstream)->required();
+  doctor_command->add_option("SERVER", o->whom.server, "As in its `servers`; else the first one");
+  doctor_command->add_option("--port", o->whom.port, "Where the server has none, else its own or its check's")
+      ->check(CLI::Range(1, 65535));
+  doctor_command->callback([=] { *exit_code = doctor(o->daemon, o->whom); });
+
+  for (const char* name : {"top", "upgrade", "ban"}) {
     auto* later = add_command(app, o, name, "(not available in this version)");
     later->allow_extras();
     later->callback([=] { *exit_code = fail(fmt::format("{}: not available in this version", name)); });

@@ -17,6 +17,7 @@
 #include <cstring>
 #include <filesystem>
 #include <list>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -118,17 +119,34 @@ std::string error_line(const std::string& message) {
   return json_line({{"error", message}}) + "\n";
 }
 
+// Answers on their way to clients. Whoever owes one may outlive the Admin: then nobody reads it.
+struct Outbox {
+  std::mutex mutex;
+  std::vector<std::pair<uint64_t, std::string>> lines;  // guarded by mutex; by ticket
+  Fd wake;
+
+  void put(uint64_t ticket, std::string line) {
+    {
+      std::lock_guard lock(mutex);
+      lines.emplace_back(ticket, std::move(line));
+    }
+    PENSTOCK_ASSERT(::eventfd_write(wake.get(), 1) == 0 || errno == EAGAIN);
+  }
+};
+
 }  // namespace
 
 struct Admin::Impl {
-  // Reads when there is neither a whole line in `in` nor an answer to write: nothing grows beyond its bound.
+  // Reads when there is neither a whole line in `in` nor an answer to wait for or to write: nothing grows
+  // beyond its bound.
   struct Client {
     Fd socket;
     Clock::time_point deadline;
     std::string in;
     std::string out;
     size_t out_sent = 0;
-    bool gone = false;  // closed, or to be closed now
+    uint64_t ticket = 0;  // of the answer it waits for; 0: none
+    bool gone = false;    // closed, or to be closed now
     bool close_when_sent = false;
 
     bool has_request() const {
@@ -143,11 +161,14 @@ struct Admin::Impl {
   void receive(Client* client);
   void send(Client* client);
   void take_request(Client* client);
-  std::string answer_line(std::string_view request);
+  void ask(Client* client, std::string_view request);
+  void deliver();
   size_t unread_bytes() const;
 
   Listening listening;
   Answer answer;
+  std::shared_ptr<Outbox> outbox = std::make_shared<Outbox>();
+  uint64_t last_ticket = 0;
   Fd wake;   // written once: the end
   Fd spare;  // a descriptor for one client when all others are taken: then most of all somebody asks why
   std::thread thread;
@@ -161,7 +182,8 @@ Result<std::unique_ptr<Admin>> Admin::start(const std::string& path, Answer answ
   auto impl = std::make_unique<Impl>();
   impl->answer = std::move(answer);
   impl->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!impl->wake.valid()) return failure(path, "eventfd", errno);
+  impl->outbox->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!impl->wake.valid() || !impl->outbox->wake.valid()) return failure(path, "eventfd", errno);
   impl->spare.reset(::fcntl(impl->wake.get(), F_DUPFD_CLOEXEC, 0));
   auto listening = listen_on(path);
   if (!listening) return listening.error();
@@ -203,31 +225,40 @@ void Admin::Impl::run() {
     PENSTOCK_ASSERT(ready >= 0 || errno == EINTR || errno == ENOMEM);
     if (ready < 0) continue;
     if (polled[0].revents != 0) return;
+    if (polled[1].revents != 0) deliver();
     auto now = Clock::now();
-    size_t i = 2;
+    size_t i = 3;
     for (auto& client : clients) {
       short events = polled[i++].revents;
       if ((events & POLLOUT) != 0) send(&client);
       if ((events & POLLIN) != 0) receive(&client);
       if ((events & (POLLERR | POLLHUP)) != 0 && (events & POLLIN) == 0) client.gone = true;
-      if (!client.gone && client.out.empty() && client.has_request()) take_request(&client);
-      if (client.deadline <= now) client.gone = true;
+      if (!client.gone && client.ticket == 0 && client.out.empty() && client.has_request())
+        take_request(&client);
+      if (client.ticket == 0 && client.deadline <= now) client.gone = true;
     }
     for (auto& client : clients)
       if (client.gone) let_go(&client);
     clients.remove_if([](const Client& c) { return c.gone; });
-    if (polled[1].revents != 0) accept_new();
+    if (polled[2].revents != 0) accept_new();
   }
 }
 
-// Lists what to wait for ([0] the end, [1] the listener, then each client), returns for how long.
+// Lists what to wait for ([0] the end, [1] answers, [2] the listener, then each client), returns for how
+// long.
 int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
   auto now = Clock::now();
   auto until = Clock::time_point::max();
   bool may_accept = accept_after <= now;
   if (!may_accept) until = accept_after;
-  polled->assign({{wake.get(), POLLIN, 0}, {may_accept ? listening.socket.get() : -1, POLLIN, 0}});
+  polled->assign({{wake.get(), POLLIN, 0},
+                  {outbox->wake.get(), POLLIN, 0},
+                  {may_accept ? listening.socket.get() : -1, POLLIN, 0}});
   for (const auto& client : clients) {
+    if (client.ticket != 0) {
+      polled->push_back({client.socket.get(), 0, 0});  // that it leaves is seen all the same
+      continue;
+    }
     short events = !client.out.empty() ? POLLOUT : client.has_request() ? 0 : POLLIN;
     polled->push_back({client.socket.get(), events, 0});
     until = std::min(until, events == 0 ? now : client.deadline);
@@ -305,23 +336,47 @@ void Admin::Impl::take_request(Client* client) {
                              " bytes of answers: try again");
     client->in.erase(0, end + 1);
   } else {
-    client->out = answer_line(std::string_view(client->in).substr(0, end));
+    std::string request = client->in.substr(0, end);
     client->in.erase(0, end + 1);
+    return ask(client, request);
   }
   client->deadline = Clock::now() + kAdminIdleMax;
   send(client);
 }
 
-std::string Admin::Impl::answer_line(std::string_view request) {
+void Admin::Impl::ask(Client* client, std::string_view request) {
+  const uint64_t ticket = client->ticket = ++last_ticket;
   auto parsed = parse_json(request);
   if (!parsed || !parsed->is_object()) {
-    return error_line("a request is one JSON object on one line, at most " + std::to_string(kJsonDepthMax) +
-                      " levels deep");
+    outbox->put(ticket, error_line("a request is one JSON object on one line, at most " +
+                                   std::to_string(kJsonDepthMax) + " levels deep"));
+  } else {
+    try {
+      answer(*parsed, [box = outbox, ticket](const Json& said) { box->put(ticket, json_line(said) + "\n"); });
+    } catch (const Json::exception& e) {
+      outbox->put(ticket, error_line(std::string("malformed request: ") + e.what()));
+    }
   }
-  try {
-    return json_line(answer(*parsed)) + "\n";
-  } catch (const Json::exception& e) {
-    return error_line(std::string("malformed request: ") + e.what());
+  deliver();
+}
+
+// Those of clients that are gone are dropped.
+void Admin::Impl::deliver() {
+  eventfd_t count;
+  ::eventfd_read(outbox->wake.get(), &count);
+  std::vector<std::pair<uint64_t, std::string>> lines;
+  {
+    std::lock_guard lock(outbox->mutex);
+    lines.swap(outbox->lines);
+  }
+  for (auto& [ticket, line] : lines) {
+    for (auto& client : clients) {
+      if (client.ticket != ticket) continue;
+      client.ticket = 0;
+      client.out = std::move(line);
+      client.deadline = Clock::now() + kAdminIdleMax;
+      send(&client);
+    }
   }
 }
 

@@ -22,9 +22,13 @@ inline constexpr std::chrono::seconds kAdminIdleMax{
 
 class Admin {
  public:
-  // Runs on the admin thread, one request (always an object) at a time. A Json exception, thrown when a
-  // member of the request is missing or has another type than asked for, becomes {"error": ...}.
-  using Answer = std::function<Json(const Json& request)>;
+  // Takes the answer to one request: once, from any thread, also when the client or the Admin is gone by
+  // then.
+  using Reply = std::function<void(const Json& answer)>;
+  // Runs on the admin thread, one request (always an object) at a time. It calls `reply` at once, or later:
+  // then that client's next request waits, and nobody else's. A Json exception, thrown when a member of the
+  // request is missing or has another type than asked for, becomes {"error": ...}.
+  using Answer = std::function<void(const Json& request, const Reply& reply)>;
 
   // Listens on `path`: mode 0660, group "penstock" where that exists and may be given. Creates its directory
   // (0755), replaces the socket of a daemon that is gone. An error when another one listens there.

@@ -22,6 +22,7 @@
 #include "config/config.h"
 #include "daemon/admin.h"
 #include "daemon/caretaker.h"
+#include "daemon/checks.h"
 #include "daemon/engine.h"
 #include "daemon/http.h"
 #include "daemon/listen.h"
@@ -54,6 +55,8 @@ int fail(const std::string& message) {
 struct Parts {
   std::unique_ptr<sockmap::Sockmap> sockmap;
   std::unique_ptr<dns::Resolver> resolver;
+  std::unique_ptr<check::Checker> checker;
+  std::optional<check::Doctor> doctor;
   std::optional<flow::FlowTable> table;
   penstock_totals own_totals{};  // where there are no maps
   std::vector<penstock_listener> own_listeners;
@@ -64,7 +67,9 @@ struct Parts {
   flow::Shared shared;
   ~Parts() {
     for (auto& w : shared.workers) w->join();  // stopped before, or never started
-    resolver.reset();                          // its last answers go to the workers
+    doctor.reset();
+    checker.reset();   // before the resolver it asks
+    resolver.reset();  // its last answers go to the workers
     shared.workers.clear();
     if (flows) munmap(flows, flows_bytes);
   }
@@ -210,6 +215,7 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   log::set_level(c.daemon.log_level);
   p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
   p.shared.set_plan(*plan);
+  check_servers_of(**plan, *p.checker);
   return std::vector<std::string>{};
 }
 
@@ -225,9 +231,11 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   facts.kernel = kernel.release;
   // First of all, so that a second daemon is told about the first one and not about its ports.
   std::atomic<Readiness> readiness{Readiness::starting};
-  auto admin = Admin::start(config.admin.socket, [&](const Json& request) {
-    return readiness == Readiness::starting ? Json{{"error", "penstockd is still starting"}}
-                                            : answer(p.shared, facts, request);
+  auto admin = Admin::start(config.admin.socket, [&](const Json& request, const Admin::Reply& reply) {
+    if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
+    if (request.value("command", "") == "doctor")
+      return examine(*p.doctor, p.shared.plan()->config(), request, reply);
+    reply(answer(p.shared, facts, request));
   });
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_socket = std::move(*admin);
@@ -251,6 +259,13 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   if (!resolver) return fail(resolver.error().message);
   p.resolver = std::move(*resolver);
   p.shared.resolver = p.resolver.get();
+  auto checker = check::Checker::start(*p.resolver, [&](const std::string& key, const check::Health& health) {
+    tell_flows(p.shared, key, health);
+  });
+  if (!checker) return fail(checker.error().message);
+  p.checker = std::move(*checker);
+  facts.checker = p.checker.get();
+  p.doctor.emplace(*p.resolver);
 
   for (auto& w : p.shared.workers) {
     auto started = w->start();
@@ -265,6 +280,7 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   }
   Reload reload(arguments, config, [&](const config::Config& c) { return apply(p, c); });
   facts.reload = &reload;
+  check_servers_of(*p.shared.plan(), *p.checker);
   readiness = Readiness::ready;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);

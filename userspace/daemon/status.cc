@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "daemon/checks.h"
 #include "daemon/http.h"
 #include "daemon/reload.h"
 #include "daemon/snapshot.h"
@@ -64,12 +65,14 @@ const char* state_of(const flow::Server& s) {
 }
 
 // A server that is a name: what it meant when it was last dialled; nothing before.
-Json server_json(const flow::Server& s) {
+Json server_json(const flow::Server& s, const check::Checker& checker) {
   Json j = {{"server", s.what().text},
             {"state", state_of(s)},
             {"flows", s.flows.load()},
             {"addresses", Json::array()}};
   if (const uint32_t failures = s.failures()) j["failed_dials"] = failures;
+  if (auto health = checker.health(check::Target::key_of(s.upstream(), s.what().text)))
+    j["health"] = health_json(*health);
   if (s.what().address) {
     j["addresses"].push_back(s.what().address->text());
     return j;
@@ -106,13 +109,13 @@ Json listeners(flow::Shared& shared, const Snapshot& s) {
   return all;
 }
 
-Json upstreams(const Snapshot& s) {
+Json upstreams(const Snapshot& s, const check::Checker& checker) {
   const config::Config& c = s.plan->config();
   Json all = Json::array();
   for (size_t i = 0; i < c.upstreams.size(); i++) {
     Json servers = Json::array();
     s.plan->servers_at(i).for_each_server(
-        [&](const flow::Server& server) { servers.push_back(server_json(server)); });
+        [&](const flow::Server& server) { servers.push_back(server_json(server, checker)); });
     all.push_back({{"name", c.upstreams[i].name},
                    {"servers", servers},
                    {"active", s.upstreams[i].active},
@@ -172,7 +175,7 @@ Json status(flow::Shared& shared, const Facts& facts) {
               {"configuration", facts.reload->state()},
               {"http", http(facts, s.plan->config().admin)},
               {"listeners", listeners(shared, s)},
-              {"upstreams", upstreams(s)},
+              {"upstreams", upstreams(s, *facts.checker)},
               {"totals", totals(shared, s)},
               {"sockmap", shared.sockmap ? sockmap(s.globals) : Json::object()}};
   if (shared.sockmap) {

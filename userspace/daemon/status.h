@@ -3,6 +3,7 @@
 #pragma once
 #include <string>
 
+#include "check/checker.h"
 #include "daemon/json.h"
 #include "flow/worker.h"
 
@@ -18,6 +19,7 @@ struct Facts {
   uint32_t flows_max = 0;
   const Http* http = nullptr;  // null: turned off
   Reload* reload = nullptr;    // not null once it is ready
+  const check::Checker* checker = nullptr;
 };
 
 // Thread-safe: asks the workers where only they know.

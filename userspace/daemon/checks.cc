@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/checks.h"
+
+#include <optional>
+
+namespace penstock::daemon {
+namespace {
+
+flow::Health flow_health(check::State state) {
+  switch (state) {
+    case check::State::unknown:
+      return flow::Health::unknown;
+    case check::State::up:
+      return flow::Health::up;
+    case check::State::down:
+      return flow::Health::down;
+  }
+  return flow::Health::unknown;
+}
+
+double unix_s(std::chrono::system_clock::time_point t) {
+  return std::chrono::duration<double>(t.time_since_epoch()).count();
+}
+
+Json certificate_json(const check::Certificate& c) {
+  return {{"subject", c.subject},
+          {"issuer", c.issuer},
+          {"not_after", unix_s(c.not_after)},
+          {"days_left", c.days_left(std::chrono::system_clock::now())},
+          {"self_signed", c.self_signed}};
+}
+
+Json dial_json(const check::Dial& d) {
+  const check::Outcome& o = d.outcome;
+  Json j = {{"proxy_protocol", check::text(d.header)},
+            {"local", d.local},
+            {"address", o.address.text()},
+            {"ok", o.ok},
+            {"stage", check::text(o.stage)},
+            {"took_ms", o.took.count()}};
+  if (!o.ok) j.update({{"failure", check::text(o.failure)}, {"reason", o.reason}});
+  if (!o.said.empty()) j["said"] = o.said;
+  if (o.local) j["source"] = o.local->text();
+  if (o.certificate) j["certificate"] = certificate_json(*o.certificate);
+  return j;
+}
+
+Json examination_json(const check::Examination& e) {
+  Json dials = Json::array();
+  for (const check::Dial& d : e.dials) dials.push_back(dial_json(d));
+  Json j = {{"upstream", e.patient.upstream},
+            {"server", e.patient.server},
+            {"port", e.patient.port},
+            {"type", check::text(e.patient.type)},
+            {"configured", check::text(e.patient.proxy_protocol)},
+            {"dials", dials},
+            {"verdict", check::text(e.verdict)},
+            {"says", e.says},
+            {"advice", e.advice}};
+  if (e.expects) j["expects"] = check::text(*e.expects);
+  if (e.trusted) j["trusted"] = e.trusted->text();
+  return j;
+}
+
+}  // namespace
+
+void tell_flows(const flow::Shared& shared, const std::string& key, const check::Health& health) {
+  const auto plan = shared.plan();
+  for (size_t i = 0; i < plan->config().upstreams.size(); i++) {
+    plan->servers_at(i).for_each_server([&](flow::Server& s) {
+      if (check::Target::key_of(s.upstream(), s.what().text) == key) s.health = flow_health(health.state);
+    });
+  }
+}
+
+void check_servers_of(const flow::Plan& plan, check::Checker& checker) {
+  checker.set(check::targets_of(plan.config()));
+  for (size_t i = 0; i < plan.config().upstreams.size(); i++) {
+    plan.servers_at(i).for_each_server([&](flow::Server& s) {
+      if (!checker.health(check::Target::key_of(s.upstream(), s.what().text)))
+        s.health = flow::Health::unknown;
+    });
+  }
+}
+
+Json health_json(const check::Health& h) {
+  Json j = {{"state", check::text(h.state)},
+            {"since", unix_s(h.since)},
+            {"checks", h.checks},
+            {"failed", h.failed}};
+  if (!h.reason.empty()) j.update({{"failure", check::text(h.failure)}, {"reason", h.reason}});
+  if (h.checked) j.update({{"checked", unix_s(*h.checked)}, {"took_ms", h.took.count()}});
+  if (h.address) j["address"] = h.address->text();
+  if (h.certificate) j["certificate"] = certificate_json(*h.certificate);
+  return j;
+}
+
+void examine(check::Doctor& doctor, const config::Config& config, const Json& request,
+             const Admin::Reply& reply) {
+  std::optional<uint16_t> port;
+  if (request.contains("port")) {
+    const auto number = request.at("port").get<int64_t>();
+    if (number < 1 || number > 65535) return reply({{"error", "port: 1 to 65535"}});
+    port = static_cast<uint16_t>(number);
+  }
+  auto patient = check::find_patient(config, request.at("upstream").get<std::string>(),
+                                     request.value("server", ""), port);
+  if (!patient) return reply({{"error", patient.error().message}});
+  auto begun = doctor.examine(std::move(*patient),
+                              [reply](const check::Examination& e) { reply(examination_json(e)); });
+  if (!begun) reply({{"error", begun.error().message}});
+}
+
+}  // namespace penstock::daemon
