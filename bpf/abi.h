@@ -18,7 +18,7 @@
 #include <linux/types.h>
 #endif
 
-#define PENSTOCK_LAYOUT 2 /* of everything below; a change of layout counts up */
+#define PENSTOCK_LAYOUT 3 /* of everything below; a change of layout counts up */
 #define PENSTOCK_THREADS_MAX 256
 #define PENSTOCK_LISTENERS_MAX 1024
 #define PENSTOCK_UPSTREAMS_MAX 1024
@@ -57,7 +57,12 @@
                     it */                                                                                   \
   X(internal_error) /* us: a system call failed that should not; logged */                                  \
   X(no_server)      /* upstream or operator: every server is drained, or down with on_down not "try" */     \
-  X(server_down)    /* upstream: its server was marked down, with on_marked_down = "close" */
+  X(server_down)    /* upstream: its server was marked down, with on_marked_down = "close" */               \
+  X(proxy_header_timeout)   /* proxy in front: header not complete within timeouts.proxy_header */          \
+  X(proxy_header_malformed) /* proxy in front: no PROXY header, or one that cannot be read */               \
+  X(proxy_not_trusted)      /* client: not in accept_proxy.from, which is for proxies alone; or it began    \
+                               like a PROXY header */                                                       \
+  X(proxy_probe)            /* proxy in front: looked whether we are there: no byte, or LOCAL and no data */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \
@@ -71,7 +76,8 @@
   X(refused_half_closed) /* open -> relay: closed on one side before the hand-off */      \
   X(refused_sockmap)     /* open -> relay: the sockmap said no; logged */                 \
   X(memory)              /* open -> held: limits.memory is nearly used up */              \
-  X(engine)              /* open -> relay: the engine is io_uring */
+  X(engine)              /* open -> relay: the engine is io_uring */                      \
+  X(first_bytes)         /* open -> held -> splice: accept_proxy's others = "direct" */
 
 #define PENSTOCK_LANES(X) X(none) X(splice) X(held) X(relay) X(shut)
 
@@ -214,6 +220,7 @@ struct penstock_totals {
   __u64 pipes;            /* pipes in use */
   __u64 pipe_bytes;       /* their capacity */
   __u64 pipes_refused;    /* no descriptor or no memory for a pipe: the direction waited */
+  __u64 tlvs_dropped;     /* TLVs of a proxy in front that were not passed on: too many bytes */
   __u64 updates_begun;
 };
 

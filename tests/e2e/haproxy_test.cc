@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // HAProxy behind the edge reads the PROXY header we send, its own protocol; HAProxy in front of it pipes
-// plain TCP, checks it and notices when it drains.
+// plain TCP or with its own PROXY header, checks it and notices when it drains.
 #include <csignal>
 #include <thread>
 
@@ -73,7 +73,8 @@ frontend f
 class HaproxyInFront : public Haproxy {
  protected:
   static constexpr uint16_t kFront = 9000;
-  Process& start_front(const std::string& server_options) {
+  // It is connected to, through the edge too, unless `ports` is empty.
+  Process& start_front(const std::string& server_options, const std::vector<uint16_t>& ports = {kFront}) {
     directory_.write("front.cfg", R"(
 defaults
   mode tcp
@@ -85,7 +86,7 @@ listen front
   retries 0
   server edge 192.0.2.1:8081 )" + server_options +
                                       "\n");
-    return start_at_client({"haproxy", "-db", "-f", file("front.cfg")}, {kFront});
+    return start_at_client({"haproxy", "-db", "-f", file("front.cfg")}, ports);
   }
   TcpStream connect_front() const {
     const Netns::Inside inside(client_);
@@ -145,6 +146,100 @@ TEST_F(HaproxyInFront, NoticesTheDrain) {
   expect_log_adds_up(daemon_->log());
   EXPECT_NE(daemon_->log().find("reason=completed"), std::string::npos) << daemon_->log();
   daemon_.reset();
+}
+
+// In front and believed: whom the servers see is the front's client.
+class HaproxyBelieved : public HaproxyInFront {
+ protected:
+  void start_believing() {
+    start_edge(pass_through({kPort}, "v2") + "accept_proxy = { from = [\"192.0.2.10/32\"] }\n");
+  }
+};
+
+TEST_F(HaproxyBelieved, KeepsTheFirstClient) {
+  start_echo();
+  start_believing();
+  for (const char* version : {"send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c"}) {
+    Process& front = start_front(version);
+    const Netns::Inside inside(client_);
+    const TcpStream client = TcpStream::connect(at("127.0.0.1", kFront), at("127.9.9.9", 0));
+    EXPECT_EQ(client.recv_line(), "mailbox v2 " + client.local().text()) << version;
+    client.send_all("EHLO");
+    EXPECT_EQ(client.recv_exactly(4), "EHLO");
+    client.half_close();
+    EXPECT_EQ(client.recv_to_end(), End::fin);
+    front.signal(SIGTERM);
+    front.wait_exit();
+  }
+}
+
+// HAProxy behind checks the CRC32C, and shows the unique id that HAProxy in front has made.
+TEST_F(HaproxyBelieved, PassesItsTlvsOn) {
+  directory_.write("haproxy.cfg", R"(
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+frontend f
+  bind 198.51.100.25:8081 accept-proxy
+  http-request return status 200 content-type text/plain lf-string "%[src]:%[src_port] %[fc_pp_unique_id]"
+)");
+  start_server({"haproxy", "-db", "-f", file("haproxy.cfg")}, {kPort});
+  start_believing();
+  start_front("send-proxy-v2 proxy-v2-options crc32c,unique-id\n  unique-id-format from-front-%ci:%cp");
+  EXPECT_EQ(ask("http://127.0.0.1:9000/", 40001), "127.0.0.1:40001 from-front-127.0.0.1:40001");
+  EXPECT_TRUE(wait_until([&] {
+    return daemon_->log().find(" unique_id=from-front-127.0.0.1:40001 ") != std::string::npos;
+  })) << daemon_->log();
+}
+
+// Its checks (a header that says LOCAL or names HAProxy itself, then a RST) find the edge up, reach no server
+// and leave no line. Without a header HAProxy's check is a RST to our SYN/ACK: nothing is ever accepted.
+TEST_F(HaproxyBelieved, ChecksInSilence) {
+  start_echo();
+  start_believing();
+  uint64_t probes = 0;
+  for (const char* version : {"send-proxy check", "send-proxy-v2 check", "check-send-proxy check"}) {
+    Process& front = start_front(std::string(version) + " inter 20ms fall 1 rise 1", {});
+    EXPECT_TRUE(wait_until([&] { return daemon_->closed("proxy_probe") >= probes + 10; })) << version << "\n"
+                                                                                           << daemon_->log();
+    front.signal(SIGTERM);
+    front.wait_exit();
+    EXPECT_EQ(front.output().find("DOWN"), std::string::npos) << front.output();
+    EXPECT_TRUE(daemon_->wait_active(0));
+    probes = daemon_->closed("proxy_probe");
+    const Json totals = daemon_->totals();
+    EXPECT_EQ(totals.at("accepted"), probes) << version << " " << totals;
+  }
+  EXPECT_EQ(echo_->served(), 0u);
+  EXPECT_EQ(daemon_->log().find("info  flow "), std::string::npos) << daemon_->log();
+  EXPECT_EQ(daemon_->log().find(" warn "), std::string::npos) << daemon_->log();
+}
+
+// One that wants to hear the server's greeting hears it.
+TEST_F(HaproxyBelieved, ChecksTheGreeting) {
+  start_echo();
+  start_believing();
+  Process& front = start_front(
+      "send-proxy-v2 check inter 500ms fall 1 rise 1\n  option tcp-check\n  tcp-check expect string mailbox",
+      {});
+  EXPECT_TRUE(wait_until([&] { return echo_->served() >= 3; }));
+  front.signal(SIGTERM);
+  front.wait_exit();
+  EXPECT_EQ(front.output().find("DOWN"), std::string::npos) << front.output();
+  EXPECT_EQ(daemon_->log().find("info  flow "), std::string::npos) << daemon_->log();
+}
+
+TEST_F(HaproxyBelieved, NobodyElseIs) {
+  start_echo();
+  start_edge(pass_through({kPort}, "v2") + "accept_proxy = { from = [\"192.0.2.11/32\"] }\n");
+  start_front("send-proxy");
+  std::string said;
+  connect_front().recv_to_end(&said);
+  EXPECT_EQ(said, "");
+  EXPECT_GE(daemon_->closed("proxy_not_trusted"), 1u);
+  EXPECT_EQ(echo_->served(), 0u);
 }
 
 }  // namespace

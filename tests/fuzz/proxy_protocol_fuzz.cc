@@ -23,13 +23,24 @@ void check(const Incoming& incoming, std::span<const uint8_t> bytes) {
                   incoming.tlvs.data() + incoming.tlvs.size() == bytes.data() + incoming.header_bytes);
 }
 
+// As many as the bound lets through.
+std::span<const uint8_t> passed_on(std::span<const uint8_t> tlvs) {
+  size_t bytes = 0;
+  for (auto rest = tlvs; auto tlv = next_tlv(&rest);) {
+    if (bytes + tlv->bytes.size() > kPassedOnBytesMax) break;
+    bytes += tlv->bytes.size();
+  }
+  return tlvs.first(bytes);
+}
+
 void check_said_again(const Incoming& incoming) {
   std::array<uint8_t, kHeaderBytesMax> bytes{};
   const Outgoing what{.version = incoming.version,
                       .client = incoming.client,
                       .destination = incoming.destination,
                       .crc32c = true,
-                      .local = incoming.local};
+                      .local = incoming.local,
+                      .passed_on = passed_on(incoming.tlvs)};
   const size_t size = encode(what, bytes);
   Incoming again;
   parse(std::span(bytes).first(size), &again);
@@ -53,6 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Incoming at_once;
   parse(all, &at_once);
   check(at_once, all);
+  PENSTOCK_ASSERT((signature(all) == Signature::absent) == (at_once.verdict == Verdict::not_proxy));
   const bool broken_since = incoming.verdict == Verdict::need_more && at_once.verdict == Verdict::malformed;
   PENSTOCK_ASSERT(at_once.verdict == incoming.verdict || broken_since);
   PENSTOCK_ASSERT(at_once.header_bytes == incoming.header_bytes);

@@ -246,6 +246,7 @@ half_closed = "9s"
 client_hello = "10s"
 proxy_header = "11s"
 keepalive = "12s"
+accept_proxy = { from = ["192.0.2.1/32", "2001:db8::/32"], others = "direct" }
 [[listener.route]]
 sni = "WWW.example.NET"
 alpn = ["h2", "http/1.1"]
@@ -346,6 +347,9 @@ upstream = "b"
   EXPECT_EQ(x.timeouts.client_hello, 10s);
   EXPECT_EQ(x.timeouts.proxy_header, 11s);
   EXPECT_EQ(x.timeouts.keepalive, 12s);
+  EXPECT_EQ(x.accept_proxy.from,
+            (std::vector<Cidr>{*Cidr::parse("192.0.2.1"), *Cidr::parse("2001:db8::/32")}));
+  EXPECT_TRUE(x.accept_proxy.others_direct);
   ASSERT_EQ(x.routes.size(), 2u);
   EXPECT_EQ(x.routes[0].sni, std::vector<std::string>{"www.example.net"});
   EXPECT_EQ(x.routes[0].alpn, (std::vector<std::string>{"h2", "http/1.1"}));
@@ -356,6 +360,13 @@ upstream = "b"
   EXPECT_TRUE(x.routes[1].reject);
   EXPECT_EQ(x.routes[1].upstream, "");
   EXPECT_EQ(c.listeners.at(1).name, "listener1");
+  EXPECT_TRUE(c.listeners.at(1).accept_proxy.from.empty());
+}
+
+TEST(Config, WhoIsInNoneOfAcceptProxysFromIsRejected) {
+  const Config c = config_of(with("", "accept_proxy = { from = '192.0.2.1' }"));
+  EXPECT_EQ(c.listeners.at(0).accept_proxy.from, std::vector<Cidr>{*Cidr::parse("192.0.2.1/32")});
+  EXPECT_FALSE(c.listeners.at(0).accept_proxy.others_direct);
 }
 
 TEST(Config, UpstreamsKeepTheOrderOfTheFile) {
@@ -456,7 +467,7 @@ TEST(Config, UnknownKeys) {
       {with("", "bnid = 1"),
        "7:1: error: unknown key \"bnid\" in [[listener]]; did you mean \"bind\"? accepted: name, bind, "
        "upstream, route, "
-       "timeouts, client_hello, proxy_header, connect, idle, half_closed, keepalive\n"},
+       "timeouts, accept_proxy, client_hello, proxy_header, connect, idle, half_closed, keepalive\n"},
       {in_route("sin = 'a'\nsni = 'a'\nupstream = 'u'"),
        "8:1: error: unknown key \"sin\" in [[listener.route]]; did you mean \"sni\"? accepted: sni, alpn, "
        "source, port, "
@@ -477,7 +488,7 @@ TEST(Config, KeysOfTheContractThatAreNotAvailable) {
     cases.push_back(
         {in_upstream(fmt::format("{} = 1", key)), refused("2:1", fmt::format("upstream.{}", key))});
   }
-  for (const char* key : {"interface", "accept_proxy", "allow", "deny", "limits", "memory", "max_flows",
+  for (const char* key : {"interface", "allow", "deny", "limits", "memory", "max_flows",
                           "max_flows_per_client", "new_flows_per_client", "rate"}) {
     cases.push_back(
         {with("", fmt::format("{} = {{}}", key)), refused("7:1", fmt::format("listener.{}", key))});
@@ -604,6 +615,27 @@ TEST(Config, TypesAndRanges) {
       {in_route("source = ['10.1.2.3/8']\nupstream = 'u'"),
        "8:11: error: source \"10.1.2.3/8\" has bits beyond its prefix; accepted: \"10.0.0.0/8\", or "
        "\"10.1.2.3\" alone\n"},
+      {with("", "accept_proxy = true"),
+       "7:16: error: accept_proxy is true; accepted: { from = [\"192.0.2.1/32\"], others = \"reject\" or "
+       "\"direct\" }\n"},
+      {with("", "accept_proxy = { others = 'direct' }"),
+       "7:16: error: accept_proxy without from; accepted: { from = [\"192.0.2.1/32\"], others = \"reject\" "
+       "or "
+       "\"direct\" }\n"},
+      {with("", "accept_proxy = { from = [], others = 'allow' }"),
+       "7:25: error: from is an empty array; accepted: strings like \"192.0.2.1/32\"\n"
+       "7:38: error: others is \"allow\"; accepted: \"reject\", \"direct\"\n"},
+      {with("", "accept_proxy = { from = ['::1', 1, 'front', '10.0.0.1/8'] }"),
+       "7:33: error: from is 1; accepted: strings like \"192.0.2.1/32\"\n"
+       "7:36: error: from \"front\"; accepted: an address or a prefix like \"192.0.2.0/24\", "
+       "\"2001:db8::/32\"\n"
+       "7:45: error: from \"10.0.0.1/8\" has bits beyond its prefix; accepted: \"10.0.0.0/8\", or "
+       "\"10.0.0.1\" alone\n"},
+      {with("", "accept_proxy = { form = '::1' }"),
+       "7:16: error: accept_proxy without from; accepted: { from = [\"192.0.2.1/32\"], others = \"reject\" "
+       "or "
+       "\"direct\" }\n"
+       "7:18: error: unknown key \"form\" in accept_proxy; did you mean \"from\"? accepted: from, others\n"},
       {in_route("port = 25\naction = 'drop'"), "9:10: error: action is \"drop\"; accepted: \"reject\"\n"},
       {with("", "route = [1]"),
        "7:9: error: route is an array; accepted: an array of tables, [[listener.route]]\n"},

@@ -15,9 +15,17 @@ constexpr Phase kPhases[] = {
     PENSTOCK_PHASES(X)
 #undef X
 };
-constexpr Event kEvents[] = {
-    Event::accepted_speaks_first, Event::accepted,    Event::classified, Event::resolved, Event::connected,
-    Event::next_server,           Event::header_sent, Event::handed_off, Event::ended,    Event::released};
+constexpr Event kEvents[] = {Event::accepted_from_proxy,
+                             Event::accepted_speaks_first,
+                             Event::accepted,
+                             Event::classified,
+                             Event::resolved,
+                             Event::connected,
+                             Event::next_server,
+                             Event::header_sent,
+                             Event::handed_off,
+                             Event::ended,
+                             Event::released};
 static_assert(std::size(kEvents) == static_cast<size_t>(Event::released) + 1);
 
 // Everywhere `from` leads to, itself included.
@@ -36,6 +44,10 @@ std::set<Phase> reachable(Phase from) {
 // What may happen in which phase, and where it leads. Every other pair of phase and event is a bug of ours.
 TEST(Machine, EveryPairOfPhaseAndEvent) {
   const std::map<std::pair<Phase, Event>, Phase> allowed = {
+      {{Phase::free, Event::accepted_from_proxy}, Phase::proxy_header},
+      {{Phase::proxy_header, Event::accepted_speaks_first}, Phase::classifying},
+      {{Phase::proxy_header, Event::accepted}, Phase::resolving},
+      {{Phase::proxy_header, Event::ended}, Phase::closing},
       {{Phase::free, Event::accepted_speaks_first}, Phase::classifying},
       {{Phase::free, Event::accepted}, Phase::resolving},
       {{Phase::classifying, Event::classified}, Phase::resolving},
@@ -71,7 +83,8 @@ TEST(Machine, NoPairStandsTwice) {
 
 TEST(Machine, OutOfFreeOnlyByAccept) {
   for (const Event e : kEvents)
-    EXPECT_EQ(edge(Phase::free, e) != nullptr, e == Event::accepted || e == Event::accepted_speaks_first);
+    EXPECT_EQ(edge(Phase::free, e) != nullptr,
+              e == Event::accepted || e == Event::accepted_speaks_first || e == Event::accepted_from_proxy);
 }
 
 TEST(Machine, OutOfClosingOnlyByRelease) {

@@ -145,7 +145,41 @@ TEST(ProxyEncode, TheLongestHeaderFits) {
   what.authority = what.alpn = text;
   what.unique_id = id;
   what.crc32c = true;
-  EXPECT_EQ(encoded(what).size(), 16u + 36 + 7 + 258 + 258 + 131);
+  Bytes passed_on = {0xe0, (kPassedOnBytesMax - 3) >> 8, (kPassedOnBytesMax - 3) & 0xff};
+  passed_on.resize(kPassedOnBytesMax);
+  what.passed_on = passed_on;
+  EXPECT_EQ(encoded(what).size(), 16u + 36 + 7 + 258 + 258 + 131 + kPassedOnBytesMax);
+}
+
+const Bytes kTlvAlpnH1 = {0x01, 0, 2, 'h', '1'}, kTlvAuthorityB = {0x02, 0, 1, 'b'},
+            kTlvNoops = {0x04, 0, 2, 0, 0}, kTlvId = {0x05, 0, 2, 0xde, 0xad}, kTlvEmpty = {0x30, 0, 0},
+            kTlvOwn = {0xe0, 0, 3, 'x', 0, 0xff};
+
+TEST(ProxyEncode, TlvsArePassedOnAsTheyCame) {
+  Outgoing what = kMail4;
+  const Bytes came = concat({kTlvOwn, kTlvAlpnH1, kTlvNoops, kTlvEmpty, kTlvAuthorityB, kTlvId});
+  what.passed_on = came;
+  EXPECT_EQ(encoded(what),
+            V2{.tlvs = concat({kTlvOwn, kTlvAlpnH1, kTlvEmpty, kTlvAuthorityB, kTlvId})}.bytes());
+  what.alpn = "h2";
+  what.authority = "a";
+  const Bytes own = {0x01, 0, 2, 'h', '2', 0x02, 0, 1, 'a'};
+  EXPECT_EQ(encoded(what), V2{.tlvs = concat({own, kTlvOwn, kTlvEmpty, kTlvId})}.bytes());
+  const Bytes id = {0xbe};
+  what.unique_id = id;
+  EXPECT_EQ(encoded(what), V2{.tlvs = concat({own, {0x05, 0, 1, 0xbe}, kTlvOwn, kTlvEmpty})}.bytes());
+}
+
+TEST(ProxyEncode, AChecksumIsMadeAnewNeverCopied) {
+  Outgoing what = kMail4;
+  what.crc32c = true;
+  what.passed_on = kTlvOwn;
+  const Bytes once = encoded(what);
+  EXPECT_EQ(parsed(once).verdict, Verdict::header);
+  what.crc32c = false;
+  const Bytes came = concat({kTlvOwn, {0x03, 0, 4, 1, 2, 3, 4}});
+  what.passed_on = came;
+  EXPECT_EQ(encoded(what), once);
 }
 
 TEST(ProxyEncode, V1) {
@@ -368,6 +402,36 @@ TEST(ProxyParse, EveryPrefixAsksForMoreButNotForTooMuch) {
     }
     EXPECT_EQ(parsed(header).header_bytes, header.size());
   }
+}
+
+TEST(ProxySignature, IsToldByWhatBothVersionsBeginWith) {
+  const auto of = [](const Bytes& bytes) { return signature(bytes); };
+  for (const Bytes& header : {encoded(kMail4), encoded({.local = true}), bytes_of("PROXY nonsense")}) {
+    const size_t whole = header[0] == 'P' ? 6 : 12;
+    for (size_t shown = 0; shown <= header.size(); ++shown) {
+      EXPECT_EQ(of({header.begin(), header.begin() + static_cast<ptrdiff_t>(shown)}),
+                shown < whole ? Signature::prefix : Signature::whole)
+          << shown;
+    }
+  }
+  for (const char* other : {"EHLO", "P ", "PROXY\t", "PROPFIND", "\r\nQ", "\n", "\r\n\r\n\r"})
+    EXPECT_EQ(of(bytes_of(other)), Signature::absent) << other;
+}
+
+TEST(ProxyTlv, OneAfterTheOther) {
+  const Bytes bytes = concat({kTlvEmpty, kTlvId});
+  std::span<const uint8_t> rest = bytes;
+  const auto first = next_tlv(&rest);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->type, 0x30);
+  EXPECT_EQ(first->value.size(), 0u);
+  EXPECT_EQ(first->bytes.size(), 3u);
+  const auto second = next_tlv(&rest);
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->type, kTlvUniqueId);
+  EXPECT_EQ(Bytes(second->value.begin(), second->value.end()), (Bytes{0xde, 0xad}));
+  EXPECT_EQ(Bytes(second->bytes.begin(), second->bytes.end()), kTlvId);
+  EXPECT_FALSE(next_tlv(&rest));
 }
 
 IpAddress random_address(std::mt19937_64* random, bool v4) {

@@ -14,17 +14,22 @@ Result<std::string> parse_alpn(std::string_view text) {
   return Error{fmt::format("alpn {}; accepted: a protocol of 1 to 255 bytes like \"h2\"", quoted(text))};
 }
 
-Result<Cidr> parse_source(std::string_view text) {
+// `key`: whose value it is.
+Result<Cidr> parse_cidr(std::string_view key, std::string_view text) {
   const std::optional<Cidr> cidr = Cidr::parse(text);
   if (!cidr) {
     return Error{
-        fmt::format("source {}; accepted: an address or a prefix like \"192.0.2.0/24\", \"2001:db8::/32\"",
+        fmt::format("{} {}; accepted: an address or a prefix like \"192.0.2.0/24\", \"2001:db8::/32\"", key,
                     quoted(text))};
   }
   const std::string_view address = text.substr(0, text.find('/'));
   if (IpAddress::parse(address) == cidr->address) return *cidr;
-  return Error{fmt::format("source {} has bits beyond its prefix; accepted: \"{}\", or \"{}\" alone",
+  return Error{fmt::format("{} {} has bits beyond its prefix; accepted: \"{}\", or \"{}\" alone", key,
                            quoted(text), cidr->text(), address)};
+}
+
+Result<Cidr> parse_source(std::string_view text) {
+  return parse_cidr("source", text);
 }
 
 }  // namespace
@@ -62,7 +67,7 @@ void Parser::listener(const Node& node) {
        }},
       {"timeouts", section(timeout_keys(&listener.timeouts), "listener.timeouts")},
       {"interface"},
-      {"accept_proxy"},
+      {"accept_proxy", [&](const Field& f) { accept_proxy(f, &listener.accept_proxy); }},
       {"allow"},
       {"deny"},
       {"limits"},
@@ -86,6 +91,28 @@ void Parser::listener(const Node& node) {
   }
   config_.listeners.push_back(std::move(listener));
   places_.listeners.push_back(std::move(places));
+}
+
+void Parser::accept_proxy(const Field& field, AcceptProxy* out) {
+  constexpr std::string_view kAccepted = "{ from = [\"192.0.2.1/32\"], others = \"reject\" or \"direct\" }";
+  if (!reader_.is_table(field, kAccepted)) return;
+  reader_.table(field.node, "in accept_proxy", "accept_proxy",
+                {{"from",
+                  [&](const Field& f) {
+                    constexpr std::string_view kCidrs = "strings like \"192.0.2.1/32\"";
+                    reader_.one_or_more(f, kCidrs, [&](const Field& item) {
+                      const std::optional<std::string> text = reader_.string(item, kCidrs);
+                      if (!text) return;
+                      if (auto cidr = reader_.value_or_report(parse_cidr("from", *text), item.node.at))
+                        out->from.push_back(*cidr);
+                    });
+                  }},
+                 {"others", [&](const Field& f) {
+                    const auto direct = reader_.choice<bool>(f, {{"reject", false}, {"direct", true}});
+                    if (direct) out->others_direct = *direct;
+                  }}});
+  if (!field.node.find("from"))
+    diagnostics_->error(field.node.at, fmt::format("accept_proxy without from; accepted: {}", kAccepted));
 }
 
 void Parser::route(const Node& node, Listener* listener, ListenerPlaces* places) {

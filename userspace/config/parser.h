@@ -66,6 +66,7 @@ class Parser {
   void judge_families(const Node& node, const Upstream& upstream, const UpstreamPlaces& places);
   void judge_proxy_protocol(const Node& node, Upstream* upstream, const UpstreamPlaces& places);
   void listener(const Node& node);
+  void accept_proxy(const Field& field, AcceptProxy* out);
   void route(const Node& node, Listener* listener, ListenerPlaces* places);
 
   std::optional<std::string> text(const Field& field) { return reader_.string(field, "a string"); }

@@ -88,6 +88,8 @@ void flows(Exposition& e, const Snapshot& s) {
   e.gauge("penstock_pipe_bytes", "Capacity of the pipes in use.", t.pipe_bytes);
   e.counter("penstock_pipes_refused_total", "Times there was no descriptor or memory for a pipe.",
             t.pipes_refused);
+  e.counter("penstock_tlvs_dropped_total",
+            "TLVs of a proxy in front that were not passed on: too many bytes.", t.tlvs_dropped);
 }
 
 // A metric of which every element of the configuration has a sample.

@@ -146,6 +146,7 @@ Json totals(const flow::Shared& shared, const Snapshot& s) {
           {"pipes", t.pipes},
           {"pipe_bytes", t.pipe_bytes},
           {"pipes_refused", t.pipes_refused},
+          {"tlvs_dropped", t.tlvs_dropped},
           {"log_lines_dropped", s.log_lines_dropped},
           {"held_bytes", s.globals.held_bytes},
           {"memory_limit_bytes", shared.memory_limit_bytes.load()}};
@@ -213,6 +214,7 @@ Json flows(flow::Shared& shared, const Json& request) {
               {"listener", v.listener},
               {"client", v.client.text()},
               {"destination", v.destination.text()},
+              {"proxy", v.proxy.port ? v.proxy.text() : ""},
               {"sni", v.sni},
               {"upstream", v.upstream},
               {"server", v.server.port ? v.server.text() : ""},

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -13,6 +14,21 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kAcceptRetryNs = 100'000'000;
+
+// Who connected, also when it has gone again: getpeername(2) would not know. SO_PEERNAME takes no more room
+// than it fills.
+Endpoint peer_of(int fd) {
+  sockaddr_storage a;
+  for (socklen_t size : {sizeof(sockaddr_in6), sizeof(sockaddr_in)})
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &a, &size) == 0)
+      return Endpoint::from_sockaddr(reinterpret_cast<sockaddr*>(&a), size).value_or(Endpoint{});
+  return {};
+}
+
+bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
+  return std::any_of(prefixes.begin(), prefixes.end(),
+                     [&](const Cidr& prefix) { return prefix.contains(address); });
+}
 
 Endpoint endpoint_of(int fd, int (*which)(int, sockaddr*, socklen_t*)) {
   sockaddr_storage a;
@@ -82,8 +98,15 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
   if (!accepting_ || stopping_) return refuse(fd, l, CloseReason::shutdown);
   if (shared_.held_bytes() > shared_.memory_limit_bytes / 16 * 15)
     return refuse(fd, l, CloseReason::memory_limit);
+  const config::AcceptProxy& accept_proxy = l.plan->listener(l.listener).accept_proxy;
   Endpoint client = endpoint_of(fd, getpeername);
-  if (client.port == 0) return refuse(fd, l, CloseReason::client_reset);  // gone before we looked
+  if (client.port == 0) {  // gone before we looked
+    bool proxy = covers(accept_proxy.from, peer_of(fd).address);
+    return refuse(fd, l, proxy ? CloseReason::proxy_probe : CloseReason::client_reset);
+  }
+  bool trusted = covers(accept_proxy.from, client.address);
+  bool stranger = !accept_proxy.from.empty() && !trusted;
+  if (stranger && !accept_proxy.others_direct) return refuse(fd, l, CloseReason::proxy_not_trusted);
   uint32_t slot;
   {
     std::lock_guard lock(shared_.slots_mutex);
@@ -110,7 +133,9 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
   r.upstream = UINT32_MAX;
   r.client = client;
   r.destination = l.bound.port ? l.bound : endpoint_of(fd, getsockname);
+  r.port = r.destination.port;
   r.accepted_ns = now_ns_;
+  r.unproven = stranger;
   Flow& f = shared_.flows[slot];
   f = Flow{};
   f.record = &r;
@@ -124,10 +149,19 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
     count(shared_.statistics.listeners[l.listener].active);
   }
 
-  bool waits = f.plan->routes().needs_client_hello(f.plan->listener_index(l.listener));
+  arm_poll(f, Op::watch_client, fd, 0);
+  if (!trusted) return begin_client(f);
+  advance(f, Event::accepted_from_proxy);
+  show(f);
+  begin_proxy_header(f);
+}
+
+// Who the client is stands in the record now: by its own address, or by what a trusted proxy says. Whatever
+// is judged by the client's address is judged from here on.
+void Worker::begin_client(Flow& f) {
+  bool waits = f.plan->routes().needs_client_hello(f.plan->listener_index(f.record->listener));
   advance(f, waits ? Event::accepted_speaks_first : Event::accepted);
   show(f);
-  arm_poll(f, Op::watch_client, fd, 0);
   if (waits)
     begin_classify(f);
   else
@@ -145,8 +179,9 @@ void Worker::refuse(int fd, const ListenerSocket& l, CloseReason reason) {
     count(shared_.statistics.listeners[l.listener].closed);
   }
   if (l.plan->config().daemon.log_access)
-    log::info("flow cookie={} client={} listener={} reason={}", cookie_of(fd),
-              endpoint_of(fd, getpeername).text(), l.plan->listener(l.listener).name, text(reason));
+    log::write(access_level(reason),
+               fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(fd),
+                           peer_of(fd).text(), l.plan->listener(l.listener).name, text(reason)));
   linger rst{1, 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
   close(fd);

@@ -1,45 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/classify.cc: wait for the ClientHello without reading it, then choose the upstream. The bytes stay in
-// the socket's receive queue; SO_RCVLOWAT makes the kernel wait for as many as can bring news, so a hello in
-// 1-byte segments costs a handful of wake-ups, not one a byte.
+// flow/classify.cc: wait for the ClientHello without reading it, then choose the upstream.
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
 #include <vector>
 
+#include "flow/first_bytes.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
-namespace {
-
-constexpr uint64_t kNoNewsNs = 10'000'000;
-
-void set_low_water(int fd, size_t bytes) {
-  int n = static_cast<int>(bytes);
-  setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof n);
-}
-
-bool reset(int fd) {
-  int error = 0;
-  socklen_t size = sizeof error;
-  return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0;
-}
-
-}  // namespace
 
 void Worker::begin_classify(Flow& f) {
   set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::client_hello));
-  arm_poll(f, Op::hello, f.record->fd[kClient], POLLIN | POLLRDHUP);
+  f.peeked_bytes = 0;
+  arm_poll(f, Op::first_bytes, f.record->fd[kClient], POLLIN | POLLRDHUP);
 }
 
-void Worker::on_hello(Flow& f, int events) {
+// `events` of poll(2): 0 when it is only time to look.
+void Worker::on_hello(Flow& f, uint32_t events) {
   FlowRecord& r = *f.record;
   int fd = r.fd[kClient];
-  if (events < 0) return;
   ssize_t n = recv(fd, peek_buffer_.data(), peek_buffer_.size(), MSG_PEEK | MSG_DONTWAIT);
   if (n < 0 && errno != EAGAIN) return begin_close(f, CloseReason::client_reset);
   size_t size = n > 0 ? static_cast<size_t>(n) : 0;
+  bool ended = n == 0 || (events & (POLLRDHUP | POLLHUP)) || r.direction[kUp].fin_received;
+  if (r.unproven && size > 0) {
+    auto signature = proxy_protocol::signature({peek_buffer_.data(), size});
+    if (signature == proxy_protocol::Signature::whole) return begin_close(f, CloseReason::proxy_not_trusted);
+    if (!f.proven_at_ns) f.proven_at_ns = now_ns_ + timeout_ns(f, &config::Timeouts::proxy_header);
+    uint64_t until_ns = std::min(f.proven_at_ns, r.deadline_ns);
+    if (signature == proxy_protocol::Signature::prefix && !ended && now_ns_ < until_ns)
+      return await_first_bytes(f, size, size + 1, 0, until_ns);
+    r.unproven = 0;
+  }
   tls::ClientHello hello;
   tls::parse_client_hello({peek_buffer_.data(), size}, &hello);
   switch (hello.verdict) {
@@ -53,20 +47,10 @@ void Worker::on_hello(Flow& f, int events) {
       break;
   }
   // After a reset recv() first gives what came before it.
-  if (reset(fd)) return begin_close(f, CloseReason::client_reset);
-  if (n == 0 || (events & (POLLRDHUP | POLLHUP)) || r.direction[kUp].fin_received)
-    return begin_close(f, CloseReason::client_closed_early);
-  // The kernel wakes us below the low-water mark when memory is short. Then poll would only spin: look again
-  // later.
-  bool news = size > f.peeked_bytes || f.peeked_bytes == 0;
-  f.peeked_bytes = size;
-  if (news) {
-    set_low_water(fd, hello.need_bytes);
-    arm_poll(f, Op::hello, fd, POLLIN | POLLRDHUP);
-    deadlines_.set(f.slot * 3, r.deadline_ns);
-  } else {
-    deadlines_.set(f.slot * 3, std::min(r.deadline_ns, now_ns_ + kNoNewsNs));
-  }
+  if (was_reset(fd)) return begin_close(f, CloseReason::client_reset);
+  if (ended) return begin_close(f, CloseReason::client_closed_early);
+  if (now_ns_ >= r.deadline_ns) return begin_close(f, CloseReason::client_hello_timeout);
+  await_first_bytes(f, size, hello.need_bytes, 0, r.deadline_ns);
 }
 
 // `hello`: null on a listener that does not wait for one.
@@ -80,8 +64,8 @@ void Worker::route(Flow& f, const tls::ClientHello* hello) {
     if (!alpn.empty())
       r.alpn_size = static_cast<uint8_t>(alpn[0].copy(r.alpn_bytes.data(), r.alpn_bytes.size()));
   }
-  route::Decision decision = f.plan->routes().decide(f.plan->listener_index(r.listener),
-                                                     {r.sni(), alpn, r.client.address, r.destination.port});
+  route::Decision decision =
+      f.plan->routes().decide(f.plan->listener_index(r.listener), {r.sni(), alpn, r.client.address, r.port});
   r.route = decision.route;
   if (!decision.reject) r.upstream = f.plan->upstream_slot(decision.upstream);
   if (hello) {

@@ -19,7 +19,8 @@ namespace {
 bool ends_with_fin(const Flow& f, CloseReason reason) {
   if (reason == CloseReason::no_server)
     return f.plan->upstream(f.record->upstream).on_down == config::OnDown::close;
-  return reason == CloseReason::completed || reason == CloseReason::client_closed_early;
+  return reason == CloseReason::completed || reason == CloseReason::client_closed_early ||
+         reason == CloseReason::proxy_probe;
 }
 
 void let_go(int fd, bool fin) {
@@ -90,15 +91,20 @@ void Worker::log_access(const Flow& f, CloseReason reason) {
                                  f.plan->listener(r.listener).name);
   if (r.sni_size) line += fmt::format(" sni={}", log::escaped(r.sni()));
   if (r.upstream != UINT32_MAX) line += fmt::format(" upstream={}", f.plan->upstream(r.upstream).name);
+  if (r.proxy.port) line += fmt::format(" proxy={}{}", r.proxy.text(), r.local ? " local" : "");
+  if (auto id = r.unique_id(); !id.empty()) line += fmt::format(" unique_id={}", log::escaped(id));
   if (r.server_endpoint.port) line += fmt::format(" server={}", r.server_endpoint.text());
+  bool only_looked = r.local;
   for (Direction d : {kUp, kDown}) {
     const DirectionRecord& dr = r.direction[d];
     uint64_t spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
+    if (d == kUp && spliced + dr.relayed_out_bytes > 0) only_looked = false;
     line += fmt::format(" {}={} {}_relayed={} {}_lanes={}", d == kUp ? "up" : "down",
                         spliced + dr.relayed_out_bytes, d == kUp ? "up" : "down", dr.relayed_out_bytes,
                         d == kUp ? "up" : "down", dr.lane_changes);
   }
-  log::info("{} ms={} reason={}", line, (now_ns_ - r.accepted_ns) / 1'000'000, text(reason));
+  line += fmt::format(" ms={} reason={}", (now_ns_ - r.accepted_ns) / 1'000'000, text(reason));
+  log::write(access_level(reason, only_looked), line);
 }
 
 // limits.memory: the flows that hold most are reset until three eighths are free again. It begins

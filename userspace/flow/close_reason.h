@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/log.h"
 #include "bpf/abi.h"
 
 namespace penstock::flow {
@@ -38,6 +39,10 @@ static_assert(sizeof(penstock_lane_changes) == kLaneChanges * sizeof(uint64_t));
 
 inline const char* text(CloseReason r) {
   return kCloseReasonNames[static_cast<size_t>(r)];
+}
+// Of the one line that a flow leaves. `only_looked`: a proxy in front had nothing to say.
+inline log::Level access_level(CloseReason r, bool only_looked = false) {
+  return only_looked || r == CloseReason::proxy_probe ? log::Level::debug : log::Level::info;
 }
 inline const char* text(LaneChange c) {
   return kLaneChangeNames[static_cast<size_t>(c)];

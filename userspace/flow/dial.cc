@@ -80,7 +80,7 @@ void Worker::begin_attempt(Flow& f) {
   Attempt& a = dial.attempts[free];
   a = Attempt{};
   a.to.address = dial.addresses[dial.next++];
-  a.to.port = f.server->what().port.value_or(r.destination.port);
+  a.to.port = f.server->what().port.value_or(r.port);
   a.begun_ns = now_ns_;
   r.server_endpoint = a.to;
   count(shared_.statistics.upstreams[r.upstream].dialed);

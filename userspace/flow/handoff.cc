@@ -56,7 +56,7 @@ void Worker::begin_handoff(Flow& f) {
       }
     }
     for (Direction d : {kUp, kDown}) {
-      if (refused[d]) continue;
+      if (refused[d] || (d == kUp && r.unproven)) continue;
       // Nobody has read from it yet, so its window has not grown: little is queued, and asking how little
       // costs.
       bool crowded = shared_.held_bytes() > shared_.memory_limit_bytes / 4;
@@ -70,6 +70,10 @@ void Worker::begin_handoff(Flow& f) {
       refused[d] = m->open_valve(socket_index(f, d), r.fd[d], true);
       if (refused[d]) r.direction[d].lane = Lane::none;
     }
+  }
+  if (r.unproven) {  // first_bytes.cc
+    r.direction[kUp].lane = Lane::held;
+    count(shared_.statistics.lane_changes(LaneChange::first_bytes));
   }
   advance(f, Event::handed_off);
   set_open_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::idle));

@@ -85,8 +85,10 @@ bool Worker::memory_allows(uint64_t more_bytes) const {
   return shared_.held_bytes() + more_bytes <= shared_.memory_limit_bytes / 4 * 3;
 }
 
-void Worker::check_held(Flow& f, Direction d) {
+// `back`: why it goes to splice, if it does.
+void Worker::check_held(Flow& f, Direction d, LaneChange back) {
   FlowRecord& r = *f.record;
+  if (d == kUp && r.unproven) return check_first_bytes(f);
   DirectionRecord& dr = r.direction[d];
   DirectionState& s = f.direction[d];
   uint32_t index = socket_index(f, d);
@@ -124,7 +126,7 @@ void Worker::check_held(Flow& f, Direction d) {
     if (k.charged + queued <= k.limit_bytes / 2) {
       shared_.sockmap->count_queued(index, queued);
       s.order = Lane::none;
-      enter_lane(f, d, Lane::splice, LaneChange::backlog_low);
+      enter_lane(f, d, Lane::splice, back);
       if (int error = shared_.sockmap->open_valve(index, r.fd[d], waiting == 0)) {
         if (error != EOPNOTSUPP)
           log::warn("flow cookie={}: the sockmap refused: {}", r.cookie[kClient], strerror(error));

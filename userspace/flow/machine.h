@@ -37,8 +37,9 @@ inline const char* text(Lane l) {
 }
 
 enum class Event : uint32_t {
-  accepted_speaks_first,  // the listener routes by what the client says
-  accepted,               // the listener's own upstream
+  accepted_from_proxy,    // who the client is, the PROXY header will tell
+  accepted_speaks_first,  // the client is known; the listener routes by what it says
+  accepted,               // the client is known; the listener's own upstream
   classified,
   resolved,
   connected,
@@ -56,8 +57,12 @@ struct Edge {
 };
 
 inline constexpr Edge kEdges[] = {
+    {Phase::free, Event::accepted_from_proxy, Phase::proxy_header},
     {Phase::free, Event::accepted_speaks_first, Phase::classifying},
     {Phase::free, Event::accepted, Phase::resolving},
+    {Phase::proxy_header, Event::accepted_speaks_first, Phase::classifying},
+    {Phase::proxy_header, Event::accepted, Phase::resolving},
+    {Phase::proxy_header, Event::ended, Phase::closing},
     {Phase::classifying, Event::classified, Phase::resolving},
     {Phase::classifying, Event::ended, Phase::closing},
     {Phase::resolving, Event::resolved, Phase::dialing},

@@ -1,21 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/prime.cc: the PROXY header goes out before anything else does. The bytes are ours, made from the
 // record: a later worker makes the same ones again and goes on behind header_sent_bytes.
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <array>
 #include <cerrno>
+#include <ctime>
 
 #include "flow/worker.h"
 #include "proxy_protocol/proxy_protocol.h"
 
 namespace penstock::flow {
+namespace {
+
+// Text, so that our log and the server's can be searched for it: the cookie of the client's socket and the
+// time in ns, which together no other flow of this host had or will have.
+void add_unique_id(FlowRecord* r) {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  uint64_t now_ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  std::array<uint8_t, kOwnIdTlvBytes> tlv = {proxy_protocol::kTlvUniqueId, 0, kOwnIdTlvBytes - 3};
+  fmt::format_to_n(&tlv[3], kOwnIdTlvBytes - 3, "{:016x}{:016x}", r->cookie[kClient], now_ns);
+  r->add_tlv(tlv);
+}
+
+}  // namespace
 
 void Worker::begin_prime(Flow& f) {
   FlowRecord& r = *f.record;
   if (r.phase != Phase::priming) return;
-  config::ProxyProtocol kind = f.plan->upstream(r.upstream).proxy_protocol;
+  const config::Upstream& upstream = f.plan->upstream(r.upstream);
+  config::ProxyProtocol kind = upstream.proxy_protocol;
   if (kind != config::ProxyProtocol::off) {
     proxy_protocol::Outgoing what;
     what.version =
@@ -24,6 +41,9 @@ void Worker::begin_prime(Flow& f) {
     what.destination = r.destination;
     what.authority = r.sni();
     what.alpn = r.alpn();
+    what.crc32c = upstream.tlv_crc32c;
+    if (upstream.tlv_unique_id && r.unique_id().empty()) add_unique_id(&r);
+    what.passed_on = r.tlvs();
     std::array<uint8_t, proxy_protocol::kHeaderBytesMax> header;
     r.header_size = static_cast<uint32_t>(proxy_protocol::encode(what, header));
     // What the client has said follows at once, in the same segment.

@@ -5,11 +5,28 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "base/assert.h"
+
 namespace penstock::flow {
+
+void FlowRecord::add_tlv(std::span<const uint8_t> tlv) {
+  PENSTOCK_ASSERT(tlv.size() <= tlvs_bytes.size() - tlvs_size);
+  std::copy(tlv.begin(), tlv.end(), tlvs_bytes.begin() + tlvs_size);
+  tlvs_size = static_cast<uint16_t>(tlvs_size + tlv.size());
+}
+
+std::string_view FlowRecord::unique_id() const {
+  auto rest = tlvs();
+  while (auto tlv = proxy_protocol::next_tlv(&rest))
+    if (tlv->type == proxy_protocol::kTlvUniqueId)
+      return {reinterpret_cast<const char*>(tlv->value.data()), tlv->value.size()};
+  return {};
+}
 
 Result<FlowTable> FlowTable::create(uint32_t flows_max) {
   FlowTable t;

@@ -7,16 +7,19 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "base/endpoint.h"
 #include "base/fd.h"
 #include "base/result.h"
 #include "flow/machine.h"
+#include "proxy_protocol/proxy_protocol.h"
 
 namespace penstock::flow {
 
-inline constexpr uint32_t kRecordLayout = 2;  // counts up with any change below
+inline constexpr size_t kOwnIdTlvBytes = 3 + 32;  // kept free of a proxy's TLVs: prime.cc
+inline constexpr uint32_t kRecordLayout = 3;      // counts up with any change below
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
@@ -43,7 +46,9 @@ struct FlowRecord {
       UINT32_MAX};  // nobody's until it is set: others look at it while the slot changes hands
   uint32_t listener = 0, upstream = 0;  // slots in the statistics; upstream UINT32_MAX: not routed yet
   int32_t route = -1;
-  Endpoint client, destination;  // as accepted
+  Endpoint client, destination;  // as accepted, or as the PROXY header of `proxy` says
+  Endpoint proxy;                // the trusted proxy in front, as accepted; port 0: none, or no header yet
+  uint16_t port = 0;             // ours, the one it came in on, whatever a header says
   Endpoint server_endpoint;      // as dialled last
   uint64_t accepted_ns = 0, opened_ns = 0, deadline_ns = 0;
   uint32_t header_sent_bytes = 0, header_size = 0;
@@ -51,12 +56,20 @@ struct FlowRecord {
   uint32_t known = 0;             // the programs know the cookies: forget them at the end
   uint32_t joined = 0;            // bit s: socket s is in `targets`
   uint32_t upstream_counted = 0;  // in the upstream's `active`
+  uint32_t local = 0;             // `proxy` says that the connection is its own
+  uint32_t unproven = 0;          // a stranger where proxies are trusted: its first bytes are yet to be seen
   DirectionRecord direction[2];
   uint8_t sni_size = 0, alpn_size = 0;  // ALPN: the first name offered
   std::array<char, 255> sni_bytes{};
   std::array<char, 255> alpn_bytes{};
   std::string_view sni() const { return {sni_bytes.data(), sni_size}; }
   std::string_view alpn() const { return {alpn_bytes.data(), alpn_size}; }
+  // What goes into the header we send as it is: TLVs of `proxy`, a UNIQUE_ID made here.
+  uint16_t tlvs_size = 0;
+  std::array<uint8_t, proxy_protocol::kPassedOnBytesMax> tlvs_bytes;
+  std::span<const uint8_t> tlvs() const { return std::span(tlvs_bytes).first(tlvs_size); }
+  void add_tlv(std::span<const uint8_t> tlv);  // REQUIRES: it fits
+  std::string_view unique_id() const;          // the first UNIQUE_ID among them; empty: none
 };
 static_assert(std::atomic<Lane>::is_always_lock_free && std::atomic<Phase>::is_always_lock_free);
 

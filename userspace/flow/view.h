@@ -21,6 +21,7 @@ struct FlowView {
   uint32_t thread = 0;
   std::string listener, upstream;  // upstream: empty before it is routed
   Endpoint client, destination, server;
+  Endpoint proxy;  // the proxy in front; port 0: none
   std::string sni;
   Phase phase = Phase::free;
   uint64_t age_ms = 0, idle_ms = 0;

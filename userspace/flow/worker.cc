@@ -19,7 +19,6 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint32_t kWatched = POLLRDHUP | POLLERR | POLLHUP;
-constexpr uint32_t kDeadlinesPerFlow = 3;  // the phase, the two directions
 
 // io::Token: op in bits 0-7, slot or listener in 8-31, generation in 32-63.
 io::Token make_token(Op op, uint32_t which, uint32_t generation) {
@@ -154,6 +153,7 @@ FlowView Worker::view(Flow& f) {
   if (r.upstream != UINT32_MAX) v.upstream = f.plan->upstream(r.upstream).name;
   v.client = r.client;
   v.destination = r.destination;
+  v.proxy = r.proxy;
   v.server = r.server_endpoint;
   v.sni = r.sni();
   v.phase = r.phase;
@@ -317,8 +317,8 @@ void Worker::dispatch(const io::Completion& c) {
       if (c.result > 0) on_socket(f, side, static_cast<uint32_t>(c.result));
       break;
     }
-    case Op::hello:
-      on_hello(f, c.result);
+    case Op::first_bytes:
+      if (c.result > 0) on_first_bytes(f, static_cast<uint32_t>(c.result));
       break;
     case Op::connect:
     case Op::connect_second:
@@ -371,6 +371,10 @@ void Worker::on_kernel_event(const penstock_event& e) {
 // FIN, RST and errors of either socket, in whatever phase.
 void Worker::on_socket(Flow& f, Side side, uint32_t events) {
   FlowRecord& r = *f.record;
+  if (r.phase == Phase::proxy_header) {
+    if (events & (POLLRDHUP | POLLHUP)) r.direction[kUp].fin_received = 1;
+    return on_proxy_header(f, events);
+  }
   if (events & POLLERR) {
     int error = 0;
     socklen_t size = sizeof error;
@@ -414,9 +418,10 @@ void Worker::on_deadline(io::Deadlines::Id id) {
     }
   }
   switch (r.phase.load()) {
+    case Phase::proxy_header:
+      return on_proxy_header(f, 0);
     case Phase::classifying:
-      if (now_ns_ >= r.deadline_ns) return begin_close(f, CloseReason::client_hello_timeout);
-      return on_hello(f, POLLIN);
+      return on_hello(f, 0);
     case Phase::resolving:
       return server_failed(f, CloseReason::resolve_failed, "no answer from DNS in time");
     case Phase::dialing:
@@ -426,7 +431,6 @@ void Worker::on_deadline(io::Deadlines::Id id) {
     case Phase::open:
       return check_idle(f);
     case Phase::free:
-    case Phase::proxy_header:
     case Phase::handing_off:
     case Phase::closing:
       return;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/worker.h: one thread and the flows it owns, from accept to closed. The steps stand in a file each, in
-// the order a flow takes them: accept, classify, resolve, dial, prime, handoff, lane_change, relay, drain,
-// close (.cc). begin_x() starts an operation, on_x() ends it; advance() is the only writer of a phase.
-// README.md has the diagram. A received byte is never copied into our memory: peeked, spliced, or left where
-// it is.
+// the order a flow takes them: accept, proxy_header, classify, resolve, dial, prime, handoff, first_bytes,
+// lane_change, relay, drain, close (.cc). begin_x() starts an operation, on_x() ends it; advance() is the
+// only writer of a phase. README.md has the diagram. A received byte is never copied into our memory: peeked,
+// spliced, or left where it is.
 #pragma once
 #include <array>
 #include <atomic>
@@ -39,8 +39,8 @@ enum class Op : uint32_t {
   events,        // of the worker: the sockmap's ring
   watch_client,  // FIN, RST, errors, as long as the flow lives
   watch_upstream,
-  hello,    // more of the ClientHello
-  connect,  // kAttemptsMax of them
+  first_bytes,  // more of what the client says first: PROXY header, ClientHello
+  connect,      // kAttemptsMax of them
   connect_second,
   connect_third,
   header_room,  // the PROXY header did not fit
@@ -83,7 +83,8 @@ struct Flow {
   bool kept_alive;           // keepalive of the upstream's socket is set
   uint64_t published_ns;
   size_t peeked_bytes;
-  uint64_t acked_bytes;  // by both peers, when idleness was last judged
+  uint64_t proven_at_ns;  // unproven, and began like a PROXY header: if no more comes until then, it is none
+  uint64_t acked_bytes;   // by both peers, when idleness was last judged
   DirectionState direction[2];
   const Plan* plan;  // the configuration it came in under; kept alive by its worker
   Server* server;    // chosen; counted there until release()
@@ -97,6 +98,7 @@ struct ListenerSocket {
   std::shared_ptr<const Plan> plan;  // of the flows that begin here
 };
 
+inline constexpr uint32_t kDeadlinesPerFlow = 3;    // the phase, the two directions
 inline constexpr uint64_t kEvictionNs = 2'000'000;  // between two rounds of resets for limits.memory
 
 // What all workers share. Outlives them.
@@ -185,10 +187,20 @@ class Worker {
   Worker& least_loaded();
   bool give(int fd, const ListenerSocket& l);  // from any worker; false: this one has ended
   void begin_flow(int fd, const ListenerSocket& l);
+  void begin_client(Flow& f);
   void refuse(int fd, const ListenerSocket& l, CloseReason reason);
+  // proxy_header.cc
+  void begin_proxy_header(Flow& f);
+  void on_proxy_header(Flow& f, uint32_t events);
+  void take_header(Flow& f, const proxy_protocol::Incoming& header);
+  void keep_tlvs(FlowRecord& r, std::span<const uint8_t> tlvs);
+  // first_bytes.cc
+  void on_first_bytes(Flow& f, uint32_t events);
+  void await_first_bytes(Flow& f, size_t size, size_t need_bytes, uint32_t deadline, uint64_t until_ns);
+  void check_first_bytes(Flow& f);
   // classify.cc
   void begin_classify(Flow& f);
-  void on_hello(Flow& f, int events);
+  void on_hello(Flow& f, uint32_t events);
   void route(Flow& f, const tls::ClientHello* hello);
   // resolve.cc
   void begin_resolve(Flow& f);
@@ -214,7 +226,7 @@ class Worker {
   // lane_change.cc
   void enter_lane(Flow& f, Direction d, Lane lane, LaneChange why);
   void leave_splice(Flow& f, Direction d, LaneChange why);
-  void check_held(Flow& f, Direction d);
+  void check_held(Flow& f, Direction d, LaneChange back = LaneChange::backlog_low);
   bool try_promote(Flow& f, Direction d, LaneChange why);
   bool may_open_valve(const Flow& f, Direction d) const;
   bool memory_allows(uint64_t more_bytes) const;

@@ -13,7 +13,6 @@ namespace penstock::proxy_protocol {
 namespace {
 
 constexpr size_t kStringTlvBytesMax = 255;
-constexpr size_t kUniqueIdBytesMax = 128;  // 2.2.5
 
 std::span<const uint8_t> bytes_of(std::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
@@ -89,7 +88,21 @@ void write_v2_addresses(const Outgoing& what, bool v4, Writer* out) {
   out->u16(what.destination.port);
 }
 
-// The TLVs in HAProxy's order.
+// What of passed_on is copied.
+bool is_said_otherwise(const Outgoing& what, uint8_t type) {
+  return type == kTlvNoop || type == kTlvCrc32c || (type == kTlvAlpn && !what.alpn.empty()) ||
+         (type == kTlvAuthority && !what.authority.empty()) ||
+         (type == kTlvUniqueId && !what.unique_id.empty());
+}
+
+bool wants_crc32c(const Outgoing& what) {
+  auto rest = what.passed_on;
+  for (auto tlv = next_tlv(&rest); tlv; tlv = next_tlv(&rest))
+    if (tlv->type == kTlvCrc32c) return true;
+  return what.crc32c;
+}
+
+// The TLVs in HAProxy's order, then what is passed on.
 void write_v2(const Outgoing& what, std::span<uint8_t> header, Writer* out) {
   const bool v4 = as_v4(what);
   out->bytes(kV2Signature);
@@ -98,15 +111,19 @@ void write_v2(const Outgoing& what, std::span<uint8_t> header, Writer* out) {
   out->u16(0);  // the length, once known
   if (!what.local) write_v2_addresses(what, v4, out);
   size_t crc_at = 0;
-  if (what.crc32c) {
+  const bool crc32c_wanted = wants_crc32c(what);
+  if (crc32c_wanted) {
     out->tlv(kTlvCrc32c, std::array<uint8_t, kCrc32cBytes>{});
     crc_at = out->size() - kCrc32cBytes;
   }
   out->tlv(kTlvAlpn, bytes_of(what.alpn));
   out->tlv(kTlvAuthority, bytes_of(what.authority));
   out->tlv(kTlvUniqueId, what.unique_id);
+  auto rest = what.passed_on;
+  for (auto tlv = next_tlv(&rest); tlv; tlv = next_tlv(&rest))
+    if (!is_said_otherwise(what, tlv->type)) out->bytes(tlv->bytes);
   Writer(header.subspan(kV2LengthOffset)).u16(out->size() - kV2FixedBytes);
-  if (!what.crc32c) return;
+  if (!crc32c_wanted) return;
   const uint32_t crc = crc32c(header.first(out->size()));
   Writer at(header.subspan(crc_at));
   at.u16(crc >> 16), at.u16(crc & 0xffff);
@@ -117,7 +134,7 @@ void write_v2(const Outgoing& what, std::span<uint8_t> header, Writer* out) {
 size_t encode(const Outgoing& what, std::span<uint8_t> out) {
   PENSTOCK_ASSERT(out.size() >= kHeaderBytesMax);
   PENSTOCK_ASSERT(what.authority.size() <= kStringTlvBytesMax && what.alpn.size() <= kStringTlvBytesMax);
-  PENSTOCK_ASSERT(what.unique_id.size() <= kUniqueIdBytesMax);
+  PENSTOCK_ASSERT(what.unique_id.size() <= kUniqueIdBytesMax && what.passed_on.size() <= kPassedOnBytesMax);
   Writer writer(out);
   switch (what.version) {
     case Version::v1:

@@ -193,6 +193,22 @@ Verdict parse_any(std::span<const uint8_t> bytes, Incoming* out) {
 
 }  // namespace
 
+Signature signature(std::span<const uint8_t> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (!agree(bytes, kV2Signature) && !agree(text, kV1Signature)) return Signature::absent;
+  const bool whole = bytes.size() >= (bytes.empty() || bytes[0] == kV2Signature[0] ? kV2Signature.size()
+                                                                                   : kV1Signature.size());
+  return whole ? Signature::whole : Signature::prefix;
+}
+
+std::optional<Tlv> next_tlv(std::span<const uint8_t>* tlvs) {
+  if (tlvs->empty()) return {};
+  const size_t size = kTlvHeaderBytes + u16(*tlvs, 1);
+  const Tlv tlv = {(*tlvs)[0], tlvs->subspan(kTlvHeaderBytes, size - kTlvHeaderBytes), tlvs->first(size)};
+  *tlvs = tlvs->subspan(size);
+  return tlv;
+}
+
 void parse(std::span<const uint8_t> bytes, Incoming* out) {
   Incoming result;
   result.verdict = parse_any(bytes, &result);

@@ -28,7 +28,6 @@ inline constexpr size_t kUnixBytes = 216;
 inline constexpr uint8_t kTlvAlpn = 0x01;
 inline constexpr uint8_t kTlvAuthority = 0x02;
 inline constexpr uint8_t kTlvCrc32c = 0x03;
-inline constexpr uint8_t kTlvUniqueId = 0x05;
 inline constexpr size_t kTlvHeaderBytes = 3;
 inline constexpr size_t kCrc32cBytes = 4;
 

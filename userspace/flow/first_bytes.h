@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/first_bytes.h: a client's first bytes are looked at where they are, in the socket's receive queue.
+// SO_RCVLOWAT makes the kernel wait for as many as can bring news: a header or hello in 1-byte segments costs
+// a handful of wake-ups, not one a byte.
+#pragma once
+#include <cstddef>
+
+namespace penstock::flow {
+
+void set_low_water(int fd, size_t bytes);
+// Was there a RST, and has nobody been told yet? Tells it once (SO_ERROR).
+bool was_reset(int fd);
+
+}  // namespace penstock::flow
