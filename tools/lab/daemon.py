@@ -38,13 +38,16 @@ class Line:
 
 class Daemon:
     def __init__(self, stage, netns, tables, *, name="penstockd", engine="auto", threads=0, max_flows=1024,
-                 environment=None, through=(), access_log=False, http=""):
-        """`tables`: more TOML, upstreams and listeners. `through`: words of a program that becomes the daemon."""
+                 environment=None, through=(), access_log=False, http="", files=None):
+        """`tables`: more TOML, upstreams and listeners. `through`: words of a program that becomes the daemon. `files`:
+        texts by name, beside the configuration."""
         directory = stage.directory / name
         directory.mkdir()
+        for file, text in (files or {}).items():
+            (directory / file).write_text(text)
         self.admin = directory / "admin.sock"
         self.pin = pathlib.Path("/sys/fs/bpf") / f"{stage.directory.name}-{name}"
-        config = directory / "penstock.toml"
+        self.config = config = directory / "penstock.toml"
         self.configuration = (
             f'[daemon]\nengine = "{engine}"\nthreads = {threads}\nlog = {{ access = {str(access_log).lower()} }}\n'
             f'[admin]\nsocket = "{self.admin}"\nhttp = "{http}"\n'

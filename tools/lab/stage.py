@@ -13,7 +13,7 @@ import tempfile
 import time
 
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000  # linux/sched.h
-MS_REC, MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # linux/mount.h
 PR_SET_PDEATHSIG = 1
 PATIENCE_S = 20  # what should happen at once, on a busy machine
 
@@ -64,9 +64,10 @@ def make_cgroup():
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         where, kind = line.split()[1:3]
         if kind == "cgroup2":
-            for dead in pathlib.Path(where).glob("penstock-lab-*"):  # of those that were killed; a living one stays
-                with contextlib.suppress(OSError):
-                    remove_cgroup(dead, 0)
+            for other in pathlib.Path(where).glob("penstock-lab-*"):
+                if not pathlib.Path("/proc", other.name.rpartition("-")[2]).exists():  # it was killed
+                    with contextlib.suppress(OSError):
+                        remove_cgroup(other, 0)
             cgroup = pathlib.Path(where) / f"penstock-lab-{os.getpid()}"
             cgroup.mkdir()
             return cgroup
