@@ -48,6 +48,7 @@ class Parser {
   Keys timeout_keys(Timeouts* timeouts);
   Keys upstream_timeout_keys(Timeouts* timeouts);
   Keys limit_keys(Limits* limits);
+  Keys listener_limit_keys(Limits* limits);
   void upstreams(const Field& field);
   void upstream(const Member& member);
   void server(const Field& field, Upstream* upstream, std::vector<Position>* places);
@@ -60,6 +61,8 @@ class Parser {
   std::optional<std::string> path_of_at_most(const Field& field, size_t bytes_max);
   std::optional<std::string> name(const Field& field);
   std::optional<std::string> http_address(const Field& field);
+  std::optional<std::string> device(const Field& field);
+  std::function<void(const Field&)> prefixes(std::vector<Cidr>* out);
 
   Diagnostics* diagnostics_;
   Reader reader_;
