@@ -18,7 +18,7 @@
 #include <linux/types.h>
 #endif
 
-#define PENSTOCK_LAYOUT 2 /* of everything below; a change of layout counts up */
+#define PENSTOCK_LAYOUT 3 /* of everything below; a change of layout counts up */
 #define PENSTOCK_THREADS_MAX 256
 #define PENSTOCK_LISTENERS_MAX 1024
 #define PENSTOCK_UPSTREAMS_MAX 1024
@@ -46,7 +46,7 @@
   X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                     \
   X(idle_timeout)           /* both: no byte for timeouts.idle */                                           \
   X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */             \
-  X(max_flows)              /* operator: bpf.max_flows reached */                                           \
+  X(max_flows)              /* operator: bpf.max_flows or a limits.max_flows reached */                     \
   X(fd_limit)               /* operator: no descriptor or port left for the upstream socket, or a pipe */   \
   X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */               \
   X(killed)                 /* operator: ended by command */                                                \
@@ -55,7 +55,10 @@
   X(splice_broken)          /* the kernel: the verdict could not redirect */                                \
   X(urgent_data) /* either side: TCP urgent data in a direction that must be relayed: splice(2) cannot pass \
                     it */                                                                                   \
-  X(internal_error) /* us: a system call failed that should not; logged */
+  X(internal_error)       /* us: a system call failed that should not; logged */                            \
+  X(denied)               /* client: of the listener's `deny`, or not of its `allow` */                     \
+  X(max_flows_per_client) /* client: has as many flows as limits.max_flows_per_client */                    \
+  X(new_flows_per_client) /* client: comes more often than limits.new_flows_per_client */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \

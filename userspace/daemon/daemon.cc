@@ -57,13 +57,16 @@ struct Parts {
   std::unique_ptr<sockmap::Sockmap> sockmap;
   std::unique_ptr<dns::Resolver> resolver;
   std::optional<flow::FlowTable> table;
+  std::optional<flow::Clients> clients;
   penstock_totals own_totals{};  // where there are no maps
   std::vector<penstock_listener> own_listeners;
   std::vector<penstock_upstream> own_upstreams;
   flow::Flow* flows = nullptr;
   size_t flows_bytes = 0;
   flow::Shared shared;
+  std::optional<Listeners> listeners;
   ~Parts() {
+    listeners.reset();
     for (auto& w : shared.workers) w->join();  // stopped before, or never started
     resolver.reset();                          // its last answers go to the workers
     shared.workers.clear();
@@ -155,16 +158,21 @@ Status build(Parts& p, Facts& facts) {
   p.routes = std::make_unique<route::Table>(c);
   shared.routes = p.routes.get();
 
-  auto sockets = listen_all(c, threads, choice.splice ? p.sockmap.get() : nullptr);
-  if (!sockets) return sockets.error();
-  for (unsigned t = 0; t < threads; t++)
-    shared.workers.push_back(std::make_unique<flow::Worker>(shared, t, std::move((*sockets)[t])));
+  p.clients.emplace(flows_max, PENSTOCK_LISTENERS_MAX);
+  shared.clients = &*p.clients;
+
+  for (unsigned t = 0; t < threads; t++) shared.workers.push_back(std::make_unique<flow::Worker>(shared, t));
+  p.listeners.emplace(shared.workers, choice.splice ? p.sockmap.get() : nullptr);
+  facts.listeners = &*p.listeners;
+  const auto failures = p.listeners->apply(c);
+  if (!failures.empty()) return Error{failures[0].what};
   return Nothing{};
 }
 
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it.
-void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>* readiness) {
+void wait_for_the_end(Parts& p, int signals, std::atomic<Readiness>* readiness) {
+  flow::Shared& shared = p.shared;
   const auto grace = shared.config->daemon.shutdown_grace;
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
@@ -188,6 +196,7 @@ void wait_for_the_end(flow::Shared& shared, int signals, std::atomic<Readiness>*
     log::info("draining: {} flows have {:.1f} s", flow::read(shared.statistics.totals->active),
               static_cast<double>(grace.count()) / 1000);
     sd_notify(0, "STOPPING=1");
+    p.listeners->stop();
     for (auto& w : shared.workers) w->stop_accepting();
   }
   if (uint64_t left = flow::read(shared.statistics.totals->active))
@@ -233,6 +242,7 @@ int run(const config::Config& config, int signals) {
   if (!resolver) return fail(resolver.error().message);
   p.resolver = std::move(*resolver);
   p.shared.resolver = p.resolver.get();
+  if (auto s = p.listeners->watch(); !s) return fail(s.error().message);
 
   for (auto& w : p.shared.workers) {
     auto started = w->start();
@@ -250,7 +260,7 @@ int run(const config::Config& config, int signals) {
             facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");
 
-  wait_for_the_end(p.shared, signals, &readiness);
+  wait_for_the_end(p, signals, &readiness);
   admin_socket.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/status.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <set>
 
 #include "daemon/http.h"
+#include "daemon/listen.h"
 #include "daemon/snapshot.h"
 #include "io/io.h"
 
@@ -33,24 +35,38 @@ void ask_workers(flow::Shared& shared, const std::function<void(Worker&)>& visit
   }
 }
 
-// {"state": ..., "reason": ...} of each listener, over all threads.
-std::vector<Json> listener_states(flow::Shared& shared) {
-  std::vector<flow::ListenerView> views(shared.config->listeners.size());
+// {"state": ..., "reason": ..., "sockets": [...]} of each listener, over all threads.
+std::vector<Json> listener_states(flow::Shared& shared, Listeners& listeners) {
+  const size_t count = shared.config->listeners.size();
+  std::vector<flow::ListenerView> views(count);
   ask_workers(shared, [&](Worker& w) {
-    for (uint32_t i = 0; i < views.size(); i++) {
+    for (uint32_t i = 0; i < count; i++) {
       flow::ListenerView v = w.listener_view(i);
       views[i].listening &= v.listening;
       if (v.accept_error) views[i].accept_error = v.accept_error;
     }
   });
-  std::vector<Json> states;
-  for (const flow::ListenerView& v : views) {
+  std::vector<Json> states(count);
+  std::vector<std::string> waits(count);
+  for (const Listeners::State& s : listeners.states()) {
+    Json socket = {{"address", s.address}, {"state", s.waits.empty() ? "listening" : "waiting"}};
+    if (!s.device.empty()) socket["interface"] = s.device;
+    if (!s.waits.empty()) socket["reason"] = s.waits;
+    states[s.listener]["sockets"].push_back(std::move(socket));
+    if (s.waits.empty() || s.optional) continue;
+    std::string& all = waits[s.listener];
+    all += fmt::format("{}{}: {}", all.empty() ? "" : "; ", s.bind, s.waits);
+  }
+  for (size_t i = 0; i < count; i++) {
+    const flow::ListenerView& v = views[i];
     if (!v.listening)
-      states.push_back({{"state", "closed"}, {"reason", "draining"}});
+      states[i].update({{"state", "closed"}, {"reason", "draining"}});
     else if (v.accept_error)
-      states.push_back({{"state", "waiting"}, {"reason", strerror(v.accept_error)}});
+      states[i].update({{"state", "waiting"}, {"reason", strerror(v.accept_error)}});
+    else if (!waits[i].empty())
+      states[i].update({{"state", "waiting"}, {"reason", waits[i]}});
     else
-      states.push_back({{"state", "listening"}});
+      states[i].update({{"state", "listening"}});
   }
   return states;
 }
@@ -78,10 +94,10 @@ Json http(const Facts& facts, const config::Admin& admin) {
   return out;
 }
 
-Json listeners(flow::Shared& shared, const Snapshot& s) {
+Json listeners(flow::Shared& shared, const Facts& facts, const Snapshot& s) {
   const config::Config& c = *shared.config;
   Json all = Json::array();
-  std::vector<Json> states = listener_states(shared);
+  std::vector<Json> states = listener_states(shared, *facts.listeners);
   for (size_t i = 0; i < c.listeners.size(); i++) {
     Json bind = Json::array();
     for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
@@ -133,6 +149,7 @@ Json totals(const flow::Shared& shared, const Snapshot& s) {
           {"pipe_bytes", t.pipe_bytes},
           {"pipes_refused", t.pipes_refused},
           {"log_lines_dropped", s.log_lines_dropped},
+          {"clients_forgotten", s.clients_forgotten},
           {"held_bytes", s.globals.held_bytes},
           {"memory_limit_bytes", shared.memory_limit_bytes}};
 }
@@ -160,7 +177,7 @@ Json status(flow::Shared& shared, const Facts& facts) {
               {"threads", shared.workers.size()},
               {"flows_max", facts.flows_max},
               {"http", http(facts, c.admin)},
-              {"listeners", listeners(shared, s)},
+              {"listeners", listeners(shared, facts, s)},
               {"upstreams", upstreams(shared, s)},
               {"totals", totals(shared, s)},
               {"sockmap", shared.sockmap ? sockmap(s.globals) : Json::object()}};

@@ -9,6 +9,7 @@
 namespace penstock::daemon {
 
 class Http;
+class Listeners;
 
 struct Facts {
   std::string engine, engine_reason, io, kernel;
@@ -16,6 +17,7 @@ struct Facts {
   double started_unix_s = 0;
   uint32_t flows_max = 0;
   const Http* http = nullptr;  // null: turned off
+  Listeners* listeners = nullptr;
 };
 
 // Thread-safe: asks the workers where only they know.

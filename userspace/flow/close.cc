@@ -19,6 +19,12 @@ bool ends_with_fin(CloseReason reason) {
   return reason == CloseReason::completed || reason == CloseReason::client_closed_early;
 }
 
+// By admit(). As many may come as somebody likes.
+bool is_refusal(CloseReason reason) {
+  return reason == CloseReason::denied || reason == CloseReason::max_flows ||
+         reason == CloseReason::max_flows_per_client || reason == CloseReason::new_flows_per_client;
+}
+
 }  // namespace
 
 void Worker::begin_close(Flow& f, CloseReason reason) {
@@ -38,7 +44,8 @@ void Worker::release(Flow& f) {
     if (r.known) spliced += shared_.sockmap->direction(socket_index(f, d)).redirected;
     relayed += r.direction[d].relayed_out_bytes;
   }
-  if (shared_.config->daemon.log_access) log_access(f, reason);
+  if (shared_.config->daemon.log_access && (!is_refusal(reason) || refusals_.allow(now_ns_)))
+    log_access(f, reason);
 
   if (r.known)
     shared_.sockmap->leave(f.slot, r.cookie, f.shown);
@@ -56,6 +63,7 @@ void Worker::release(Flow& f) {
   if (r.known) shared_.sockmap->settle(f.slot);
   for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
   delete std::exchange(f.addresses, nullptr);
+  shared_.clients->leave(r.client.address, r.listener, &f.place);
 
   {
     Update update(shared_.statistics);
