@@ -14,6 +14,7 @@
 namespace penstock::flow {
 namespace {
 
+constexpr uint32_t kBucketsMin = 16;  // of a shard
 __extension__ using Wide = unsigned __int128;
 
 std::array<uint8_t, 16> prefix_of(const IpAddress& client) {
@@ -44,10 +45,11 @@ uint64_t between_flows_ns(const config::Rate& rate) {
 
 }  // namespace
 
-// Four entries for each flow there may be, twice as many as live flows need.
+// Eight entries for each flow there may be, four times as many as live flows need: some shards get more of
+// them than others.
 Clients::Clients(uint32_t flows_max, uint32_t listeners_max)
     : seed_{random_word(), random_word()},
-      buckets_(std::bit_ceil(std::max(1u, 4 * flows_max / (kShards * kWays)))),
+      buckets_(std::bit_ceil(std::max(kBucketsMin, 8 * flows_max / (kShards * kWays)))),
       entries_(static_cast<Entry*>(calloc(size_t{kShards} * buckets_ * kWays, sizeof(Entry)))),
       flows_of_(listeners_max) {
   PENSTOCK_ASSERT(entries_);
