@@ -29,40 +29,43 @@
 /* ---- vocabulary: enumerator = counter = access-log word. Append only. ---- */
 
 /* Why a flow ended, and whose doing it was. */
-#define PENSTOCK_CLOSE_REASONS(X)                                                                           \
-  X(completed)              /* both sides said FIN and both got every byte */                               \
-  X(client_reset)           /* client: RST */                                                               \
-  X(upstream_reset)         /* upstream: RST */                                                             \
-  X(client_timeout)         /* client: gone without a word (keepalive, TCP_USER_TIMEOUT) */                 \
-  X(upstream_timeout)       /* upstream: likewise */                                                        \
-  X(client_closed_early)    /* client: FIN before its hello was complete */                                 \
-  X(client_hello_timeout)   /* client: hello not complete within timeouts.client_hello */                   \
-  X(client_hello_malformed) /* client: TLS that cannot be read */                                           \
-  X(route_rejected)         /* operator: a route with action = "reject" */                                  \
-  X(resolve_failed)         /* upstream: its name has no address */                                         \
-  X(connect_refused)        /* upstream: RST to our SYN */                                                  \
-  X(connect_unreachable)    /* upstream: no route, or ICMP says so */                                       \
-  X(connect_timeout)        /* upstream: silent for timeouts.connect */                                     \
-  X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                     \
-  X(idle_timeout)           /* both: no byte for timeouts.idle */                                           \
-  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */             \
-  X(max_flows)              /* operator: bpf.max_flows reached */                                           \
-  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket, or a pipe */   \
-  X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */               \
-  X(killed)                 /* operator: ended by command */                                                \
-  X(shutdown)               /* operator: still open when the grace was over */                              \
-  X(account_mismatch)       /* us or the kernel: the byte accounts did not add up; reset, never a FIN */    \
-  X(splice_broken)          /* the kernel: the verdict could not redirect */                                \
-  X(urgent_data) /* either side: TCP urgent data in a direction that must be relayed: splice(2) cannot pass \
-                    it */                                                                                   \
-  X(internal_error) /* us: a system call failed that should not; logged */                                  \
-  X(no_server)      /* upstream or operator: every server is drained, or down with on_down not "try" */     \
-  X(server_down)    /* upstream: its server was marked down, with on_marked_down = "close" */               \
-  X(proxy_header_timeout)   /* proxy in front: header not complete within timeouts.proxy_header */          \
-  X(proxy_header_malformed) /* proxy in front: no PROXY header, or one that cannot be read */               \
-  X(proxy_not_trusted)      /* client: not in accept_proxy.from, which is for proxies alone; or it began    \
-                               like a PROXY header */                                                       \
-  X(proxy_probe)            /* proxy in front: looked whether we are there: no byte, or LOCAL and no data */
+#define PENSTOCK_CLOSE_REASONS(X)                                                                            \
+  X(completed)              /* both sides said FIN and both got every byte */                                \
+  X(client_reset)           /* client: RST */                                                                \
+  X(upstream_reset)         /* upstream: RST */                                                              \
+  X(client_timeout)         /* client: gone without a word (keepalive, TCP_USER_TIMEOUT) */                  \
+  X(upstream_timeout)       /* upstream: likewise */                                                         \
+  X(client_closed_early)    /* client: FIN before its hello was complete */                                  \
+  X(client_hello_timeout)   /* client: hello not complete within timeouts.client_hello */                    \
+  X(client_hello_malformed) /* client: TLS that cannot be read */                                            \
+  X(route_rejected)         /* operator: a route with action = "reject" */                                   \
+  X(resolve_failed)         /* upstream: its name has no address */                                          \
+  X(connect_refused)        /* upstream: RST to our SYN */                                                   \
+  X(connect_unreachable)    /* upstream: no route, or ICMP says so */                                        \
+  X(connect_timeout)        /* upstream: silent for timeouts.connect */                                      \
+  X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                      \
+  X(idle_timeout)           /* both: no byte for timeouts.idle */                                            \
+  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */              \
+  X(max_flows)              /* operator: bpf.max_flows or a limits.max_flows reached */                      \
+  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket, or a pipe */    \
+  X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */                \
+  X(killed)                 /* operator: ended by command */                                                 \
+  X(shutdown)               /* operator: still open when the grace was over */                               \
+  X(account_mismatch)       /* us or the kernel: the byte accounts did not add up; reset, never a FIN */     \
+  X(splice_broken)          /* the kernel: the verdict could not redirect */                                 \
+  X(urgent_data) /* either side: TCP urgent data in a direction that must be relayed: splice(2) cannot pass  \
+                    it */                                                                                    \
+  X(internal_error) /* us: a system call failed that should not; logged */                                   \
+  X(no_server)      /* upstream or operator: every server is drained, or down with on_down not "try" */      \
+  X(server_down)    /* upstream: its server was marked down, with on_marked_down = "close" */                \
+  X(proxy_header_timeout)   /* proxy in front: header not complete within timeouts.proxy_header */           \
+  X(proxy_header_malformed) /* proxy in front: no PROXY header, or one that cannot be read */                \
+  X(proxy_not_trusted)      /* client: not in accept_proxy.from, which is for proxies alone; or it began     \
+                               like a PROXY header */                                                        \
+  X(proxy_probe)            /* proxy in front: looked whether we are there: no byte, or LOCAL and no data */ \
+  X(denied)                 /* client: of the listener's `deny`, or not of its `allow` */                    \
+  X(max_flows_per_client)   /* client: has as many flows as limits.max_flows_per_client */                   \
+  X(new_flows_per_client)   /* client: comes more often than limits.new_flows_per_client */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \

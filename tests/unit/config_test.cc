@@ -167,6 +167,9 @@ TEST(Config, Defaults) {
   EXPECT_EQ(c.dns.ttl_min, 1s);
   EXPECT_EQ(c.dns.ttl_max, 1h);
   EXPECT_EQ(c.dns.stale, 24h);
+  EXPECT_FALSE(c.limits.max_flows);
+  EXPECT_FALSE(c.limits.max_flows_per_client);
+  EXPECT_FALSE(c.limits.new_flows_per_client);
   EXPECT_EQ(c.upstreams.at(0).proxy_protocol, ProxyProtocol::off);
   EXPECT_EQ(c.upstreams.at(0).family, Family::any);
   EXPECT_EQ(c.upstreams.at(0).servers.at(0).weight, 1u);
@@ -183,6 +186,10 @@ TEST(Config, Defaults) {
   EXPECT_FALSE(c.upstreams.at(0).timeouts.connect);
   EXPECT_EQ(c.listeners.at(0).name, "listener0");
   EXPECT_FALSE(c.listeners.at(0).timeouts.idle);
+  EXPECT_EQ(c.listeners.at(0).interface, "");
+  EXPECT_TRUE(c.listeners.at(0).allow.empty());
+  EXPECT_TRUE(c.listeners.at(0).deny.empty());
+  EXPECT_FALSE(c.listeners.at(0).limits.max_flows);
 }
 
 TEST(Config, EveryKey) {
@@ -217,6 +224,9 @@ servers = ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353
 ttl_min = "0s"
 ttl_max = "5m"
 stale = "7d"
+max_flows = 900
+max_flows_per_client = 90
+new_flows_per_client = "30/1m"
 [upstream.a]
 servers = ["a.example", { address = "192.0.2.1:25", weight = 256, backup = true }]
 proxy_protocol = "v1"
@@ -247,6 +257,11 @@ client_hello = "10s"
 proxy_header = "11s"
 keepalive = "12s"
 accept_proxy = { from = ["192.0.2.1/32", "2001:db8::/32"], others = "direct" }
+interface = "wg0"
+allow = ["10.0.0.0/8", "2001:db8::/32"]
+deny = "10.1.0.0/16"
+limits = { max_flows = 80, new_flows_per_client = "10/s" }
+max_flows_per_client = 8
 [[listener.route]]
 sni = "WWW.example.NET"
 alpn = ["h2", "http/1.1"]
@@ -287,6 +302,11 @@ upstream = "b"
   EXPECT_EQ(c.dns.ttl_min, 0s);
   EXPECT_EQ(c.dns.ttl_max, 5min);
   EXPECT_EQ(c.dns.stale, 168h);
+  EXPECT_EQ(c.limits.max_flows, 900u);
+  EXPECT_EQ(c.limits.max_flows_per_client, 90u);
+  ASSERT_TRUE(c.limits.new_flows_per_client);
+  EXPECT_EQ(c.limits.new_flows_per_client->count, 30u);
+  EXPECT_EQ(c.limits.new_flows_per_client->per, 1min);
 
   const Upstream& a = c.upstreams.at(0);
   EXPECT_EQ(a.proxy_protocol, ProxyProtocol::v1);
@@ -350,6 +370,14 @@ upstream = "b"
   EXPECT_EQ(x.accept_proxy.from,
             (std::vector<Cidr>{*Cidr::parse("192.0.2.1"), *Cidr::parse("2001:db8::/32")}));
   EXPECT_TRUE(x.accept_proxy.others_direct);
+  EXPECT_EQ(x.interface, "wg0");
+  EXPECT_EQ(x.allow, (std::vector<Cidr>{*Cidr::parse("10.0.0.0/8"), *Cidr::parse("2001:db8::/32")}));
+  EXPECT_EQ(x.deny, std::vector<Cidr>{*Cidr::parse("10.1.0.0/16")});
+  EXPECT_EQ(x.limits.max_flows, 80u);
+  EXPECT_EQ(x.limits.max_flows_per_client, 8u);
+  ASSERT_TRUE(x.limits.new_flows_per_client);
+  EXPECT_EQ(x.limits.new_flows_per_client->count, 10u);
+  EXPECT_EQ(x.limits.new_flows_per_client->per, 1s);
   ASSERT_EQ(x.routes.size(), 2u);
   EXPECT_EQ(x.routes[0].sni, std::vector<std::string>{"www.example.net"});
   EXPECT_EQ(x.routes[0].alpn, (std::vector<std::string>{"h2", "http/1.1"}));
@@ -463,11 +491,18 @@ TEST(Config, UnknownKeys) {
        "proxy_header, "
        "connect, idle, half_closed, keepalive\n"},
       {with("limits.memroy = 1"),
-       "1:8: error: unknown key \"memroy\" in [limits]; did you mean \"memory\"? accepted: memory\n"},
+       "1:8: error: unknown key \"memroy\" in [limits]; did you mean \"memory\"? accepted: memory, "
+       "max_flows, "
+       "max_flows_per_client, new_flows_per_client\n"},
+      {with("", "limits = { max_flow = 1 }"),
+       "7:12: error: unknown key \"max_flow\" in [listener.limits]; did you mean \"max_flows\"? accepted: "
+       "max_flows, max_flows_per_client, new_flows_per_client\n"},
       {with("", "bnid = 1"),
        "7:1: error: unknown key \"bnid\" in [[listener]]; did you mean \"bind\"? accepted: name, bind, "
        "upstream, route, "
-       "timeouts, accept_proxy, client_hello, proxy_header, connect, idle, half_closed, keepalive\n"},
+       "timeouts, interface, accept_proxy, allow, deny, limits, client_hello, proxy_header, connect, idle, "
+       "half_closed, "
+       "keepalive, max_flows, max_flows_per_client, new_flows_per_client\n"},
       {in_route("sin = 'a'\nsni = 'a'\nupstream = 'u'"),
        "8:1: error: unknown key \"sin\" in [[listener.route]]; did you mean \"sni\"? accepted: sni, alpn, "
        "source, port, "
@@ -488,13 +523,14 @@ TEST(Config, KeysOfTheContractThatAreNotAvailable) {
     cases.push_back(
         {in_upstream(fmt::format("{} = 1", key)), refused("2:1", fmt::format("upstream.{}", key))});
   }
-  for (const char* key : {"interface", "allow", "deny", "limits", "memory", "max_flows",
-                          "max_flows_per_client", "new_flows_per_client", "rate"}) {
+  for (const char* key : {"memory", "rate"}) {
     cases.push_back(
         {with("", fmt::format("{} = {{}}", key)), refused("7:1", fmt::format("listener.{}", key))});
   }
-  for (const char* key : {"max_flows", "max_flows_per_client", "new_flows_per_client", "rate"}) {
-    cases.push_back({with(fmt::format("limits.{} = 1", key)), refused("1:8", fmt::format("limits.{}", key))});
+  cases.push_back({with("limits.rate = 1"), refused("1:8", "limits.rate")});
+  for (const char* key : {"memory", "rate"}) {
+    cases.push_back({with("", fmt::format("limits = {{ {} = 1 }}", key)),
+                     refused("7:12", fmt::format("listener.limits.{}", key))});
   }
   expect(cases);
 }
@@ -874,6 +910,94 @@ TEST(Config, Listeners) {
        "9:8: error: listener \"x\" is defined twice, first at line 7\n"},
       {with("", "name = 'listener1'\n[[listener]]\nbind = ':1'\nupstream = 'u'"),
        "8:1: error: listener \"listener1\" is defined twice, first at line 7\n"},
+  });
+}
+
+TEST(Config, DevicesOfAListener) {
+  const auto wrong = [](std::string_view shown) {
+    return fmt::format(
+        "7:13: error: interface is {}; accepted: a device's name of 1 to 15 bytes without '/', ':' "
+        "or space\n",
+        shown);
+  };
+  expect({
+      {with("", "interface = 'fifteen-bytes15'"), ""},
+      {with("", "interface = 'sixteen-bytes-16'"), wrong("\"sixteen-bytes-16\"")},
+      {with("", "interface = ''"), wrong("\"\"")},
+      {with("", "interface = '..'"), wrong("\"..\"")},
+      {with("", "interface = 'a/b'"), wrong("\"a/b\"")},
+      {with("", "interface = 'eth0:1'"), wrong("\"eth0:1\"")},
+      {with("", "interface = 'a b'"), wrong("\"a b\"")},
+      {with("", "interface = \"a\\u0001\""), wrong("\"a\\x01\"")},
+      {with("", "interface = 1"), wrong("1")},
+      // The same address on two devices is two binds.
+      {with("",
+            "interface = 'a'\n[[listener]]\nbind = ':25'\nupstream = 'u'\n"
+            "[[listener]]\nbind = ':25'\nupstream = 'u'\ninterface = 'b'"),
+       ""},
+      {with("", "interface = 'a'\n[[listener]]\nbind = ':25'\nupstream = 'u'\ninterface = 'a'"),
+       "9:8: error: bind \":25\" is taken already, by \":25\" at line 5\n"},
+  });
+}
+
+TEST(Config, AllowAndDeny) {
+  std::string many = "'::1'";
+  for (int i = 0; i < 1024; ++i) many += ", '::1'";
+  expect({
+      {with("", "allow = '192.0.2.1'\ndeny = ['::/0', '0.0.0.0/0']"), ""},
+      {with("", "allow = 'example.net'"),
+       "7:9: error: allow \"example.net\"; accepted: an address or a prefix like \"192.0.2.0/24\", "
+       "\"2001:db8::/32\"\n"},
+      {with("", "deny = ['10.1.2.3/8']"),
+       "7:9: error: deny \"10.1.2.3/8\" has bits beyond its prefix; accepted: \"10.0.0.0/8\", or "
+       "\"10.1.2.3\" alone\n"},
+      {with("", "deny = []"),
+       "7:8: error: deny is an empty array; accepted: strings like \"192.0.2.0/24\"\n"},
+      {with("", "allow = [" + many + "]"), "7:9: error: allow has 1025 prefixes; accepted: at most 1024\n"},
+  });
+}
+
+TEST(Config, Limits) {
+  const auto rate = [](std::string_view value) {
+    return with(fmt::format("limits.new_flows_per_client = {}", value));
+  };
+  const auto wrong = [](std::string_view shown) {
+    return fmt::format(
+        "1:31: error: new_flows_per_client is {}; accepted: \"COUNT/TIME\" like \"30/1m\" or "
+        "\"10/s\", a count from 1 to 1000000, a time up to 1d\n",
+        shown);
+  };
+  for (const auto& [value, count, per] : {std::tuple{"'1/ms'", 1u, 1ms},
+                                          {"'100/10s'", 100u, 10'000ms},
+                                          {"'1000000/1d'", 1'000'000u, 86'400'000ms}}) {
+    const auto parsed = config_of(rate(value)).limits.new_flows_per_client;
+    ASSERT_TRUE(parsed) << value;
+    EXPECT_EQ(parsed->count, count) << value;
+    EXPECT_EQ(parsed->per, per) << value;
+  }
+  expect({
+      {rate("30"), wrong("30")},
+      {rate("''"), wrong("\"\"")},
+      {rate("'30'"), wrong("\"30\"")},
+      {rate("'/s'"), wrong("\"/s\"")},
+      {rate("'30/'"), wrong("\"30/\"")},
+      {rate("'0/s'"), wrong("\"0/s\"")},
+      {rate("'-1/s'"), wrong("\"-1/s\"")},
+      {rate("'30/1m/1m'"), wrong("\"30/1m/1m\"")},
+      {rate("'30 / 1m'"), wrong("\"30 / 1m\"")},
+      {rate("'30/0s'"), wrong("\"30/0s\"")},
+      {rate("'30/60'"), wrong("\"30/60\"")},
+      {rate("'30/25h'"), wrong("\"30/25h\"")},
+      {rate("'1000001/s'"), wrong("\"1000001/s\"")},
+      {rate("'99999999999/s'"), wrong("\"99999999999/s\"")},
+      {with("limits.max_flows = 0"),
+       "1:20: error: max_flows is 0; accepted: an integer from 1 to 16777216\n"},
+      {with("", "max_flows_per_client = 16777217"),
+       "7:24: error: max_flows_per_client is 16777217; accepted: an integer from 1 to 16777216\n"},
+      {with("", "max_flows = 1\nlimits = { max_flows = 2 }"),
+       "8:24: error: max_flows stands twice, alone and in limits\n"},
+      {with("", "new_flows_per_client = '1/s'\nlimits = { new_flows_per_client = '1/s' }"),
+       "8:35: error: new_flows_per_client stands twice, alone and in limits\n"},
   });
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "config/unreachable.h"
 
@@ -59,8 +60,8 @@ void check_names(const Config& config, const Places& places, Diagnostics* diagno
   }
 }
 
-// The addresses a bind takes. One of a single address and one of every address go together: the nearer one is
-// reached.
+// The addresses a bind takes. One of a single address and one of every address go together, as do one of a
+// device and one of every device: the nearer one is reached.
 std::vector<IpAddress> taken_by(const Bind& bind) {
   if (bind.address) return {*bind.address};
   return {IpAddress::v4(INADDR_ANY), IpAddress{}};
@@ -71,13 +72,14 @@ void check_binds(const Config& config, const Places& places, Diagnostics* diagno
     std::string text;
     uint32_t line;
   };
-  std::map<std::pair<uint16_t, IpAddress>, First> firsts;
+  std::map<std::tuple<std::string_view, uint16_t, IpAddress>, First> firsts;
   for (size_t i = 0; i < config.listeners.size(); ++i) {
     for (size_t j = 0; j < config.listeners[i].bind.size(); ++j) {
       const Bind& bind = config.listeners[i].bind[j];
       const Position at = places.listeners[i].bind[j];
       for (const IpAddress& address : taken_by(bind)) {
-        const auto [first, is_new] = firsts.try_emplace({bind.port, address}, First{bind.text, at.line});
+        const auto [first, is_new] = firsts.try_emplace({config.listeners[i].interface, bind.port, address},
+                                                        First{bind.text, at.line});
         if (is_new) continue;
         diagnostics->error(at, fmt::format("bind {} is taken already, by {} at line {}", quoted(bind.text),
                                            quoted(first->second.text), first->second.line));

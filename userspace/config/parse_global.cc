@@ -11,6 +11,7 @@ namespace {
 
 constexpr milliseconds kDurationLeast{1};
 constexpr milliseconds kDurationMost = std::chrono::hours(24 * 30);
+constexpr int64_t kFlowsMost = 1 << 24;
 constexpr size_t kUnixPathBytesMax = 107;  // sockaddr_un.sun_path without its NUL
 constexpr size_t kPathBytesMax = 4095;
 constexpr size_t kNameServersMax = 8;
@@ -96,9 +97,8 @@ Keys Parser::admin_keys(Admin* admin) {
 }
 
 Keys Parser::bpf_keys(Bpf* bpf) {
-  constexpr int64_t kMaxFlows = 1 << 24;
   return {{"pin", into(&bpf->pin, &Parser::path)}, {"max_flows", [=, this](const Field& f) {
-                                                      const auto n = reader_.integer(f, {0, kMaxFlows});
+                                                      const auto n = reader_.integer(f, {0, kFlowsMost});
                                                       if (n) bpf->max_flows = static_cast<uint32_t>(*n);
                                                     }}};
 }
@@ -189,14 +189,39 @@ Keys Parser::upstream_timeout_keys(Timeouts* timeouts) {
 }
 
 Keys Parser::limit_keys(Limits* limits) {
-  constexpr uint64_t kLeast = 1 << 20, kMost = 1ULL << 44;
-  return {{"memory",
+  Keys keys = listener_limit_keys(limits);
+  for (Key& key : keys) {
+    if (key.name != "memory") continue;
+    key.read = [=, this](const Field& f) {
+      constexpr uint64_t kLeast = 1 << 20, kMost = 1ULL << 44;
+      if (const auto bytes = reader_.size(f, kLeast, kMost)) limits->memory_bytes = *bytes;
+    };
+  }
+  return keys;
+}
+
+Keys Parser::listener_limit_keys(Limits* limits) {
+  const auto twice = [this](const Field& f, bool given) {
+    if (given) diagnostics_->error(f.node.at, fmt::format("{} stands twice, alone and in limits", f.key));
+  };
+  const auto flows = [this, twice](std::optional<uint32_t>* out) {
+    return [=, this](const Field& f) {
+      const auto n = reader_.integer(f, {1, kFlowsMost});
+      if (!n) return;
+      twice(f, out->has_value());
+      *out = static_cast<uint32_t>(*n);
+    };
+  };
+  return {{"memory"},
+          {"max_flows", flows(&limits->max_flows)},
+          {"max_flows_per_client", flows(&limits->max_flows_per_client)},
+          {"new_flows_per_client",
            [=, this](const Field& f) {
-             if (const auto bytes = reader_.size(f, kLeast, kMost)) limits->memory_bytes = *bytes;
+             const auto rate = reader_.rate(f);
+             if (!rate) return;
+             twice(f, limits->new_flows_per_client.has_value());
+             limits->new_flows_per_client = *rate;
            }},
-          {"max_flows"},
-          {"max_flows_per_client"},
-          {"new_flows_per_client"},
           {"rate"}};
 }
 

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <net/if.h>
+
+#include <algorithm>
+
 #include "config/address.h"
 #include "config/parser.h"
 #include "config/sni_pattern.h"
@@ -8,6 +12,7 @@ namespace {
 
 constexpr size_t kAlpnBytesMax = 255;  // RFC 7301 3.1
 constexpr size_t kRoutesPerListenerMax = 1024;
+constexpr size_t kPrefixesMax = 1024;  // of one key: they are tried one by one
 
 Result<std::string> parse_alpn(std::string_view text) {
   if (!text.empty() && text.size() <= kAlpnBytesMax) return std::string(text);
@@ -28,11 +33,39 @@ Result<Cidr> parse_cidr(std::string_view key, std::string_view text) {
                            quoted(text), cidr->text(), address)};
 }
 
-Result<Cidr> parse_source(std::string_view text) {
-  return parse_cidr("source", text);
+// As the kernel has it: dev_valid_name() of net/core/dev.c; nothing unprintable besides.
+bool is_device_name(std::string_view text) {
+  return !text.empty() && text.size() < IFNAMSIZ && text != "." && text != ".." &&
+         std::all_of(text.begin(), text.end(),
+                     [](unsigned char c) { return c > ' ' && c != 0x7f && c != '/' && c != ':'; });
 }
 
 }  // namespace
+
+std::optional<std::string> Parser::device(const Field& field) {
+  constexpr std::string_view kAccepted = "a device's name of 1 to 15 bytes without '/', ':' or space";
+  const std::optional<std::string> name = reader_.string(field, kAccepted);
+  if (!name || is_device_name(*name)) return name;
+  diagnostics_->error(field.node.at,
+                      fmt::format("{} is {}; accepted: {}", field.key, quoted(*name), kAccepted));
+  return std::nullopt;
+}
+
+std::function<void(const Field&)> Parser::prefixes(std::vector<Cidr>* out) {
+  return [this, out](const Field& field) {
+    constexpr std::string_view kAccepted = "strings like \"192.0.2.0/24\"";
+    reader_.one_or_more(field, kAccepted, [&](const Field& item) {
+      const std::optional<std::string> text = reader_.string(item, kAccepted);
+      if (!text) return;
+      if (auto cidr = reader_.value_or_report(parse_cidr(field.key, *text), item.node.at))
+        out->push_back(*cidr);
+    });
+    if (out->size() > kPrefixesMax) {
+      diagnostics_->error(field.node.at, fmt::format("{} has {} prefixes; accepted: at most {}", field.key,
+                                                     out->size(), kPrefixesMax));
+    }
+  };
+}
 
 void Parser::listener(const Node& node) {
   Listener listener;
@@ -66,15 +99,14 @@ void Parser::listener(const Node& node) {
          reader_.tables(f, "[[listener.route]]", [&](const Node& r) { route(r, &listener, &places); });
        }},
       {"timeouts", section(timeout_keys(&listener.timeouts), "listener.timeouts")},
-      {"interface"},
+      {"interface", into(&listener.interface, &Parser::device)},
       {"accept_proxy", [&](const Field& f) { accept_proxy(f, &listener.accept_proxy); }},
-      {"allow"},
-      {"deny"},
-      {"limits"},
+      {"allow", prefixes(&listener.allow)},
+      {"deny", prefixes(&listener.deny)},
+      {"limits", section(listener_limit_keys(&listener.limits), "listener.limits")},
   };
   for (Key& key : timeout_keys(&listener.timeouts)) keys.push_back(std::move(key));
-  Limits not_of_a_listener_yet;
-  for (const Key& key : limit_keys(&not_of_a_listener_yet)) keys.push_back({key.name});
+  for (Key& key : listener_limit_keys(&listener.limits)) keys.push_back(std::move(key));
   reader_.table(node, "in [[listener]]", "listener", keys);
 
   if (!node.find("name")) listener.name = fmt::format("listener{}", config_.listeners.size());
@@ -132,7 +164,7 @@ void Parser::route(const Node& node, Listener* listener, ListenerPlaces* places)
   reader_.table(node, "in [[listener.route]]", "listener.route",
                 {{"sni", strings("strings like \"*.example.net\"", parse_sni_pattern, &route.sni)},
                  {"alpn", strings("strings like \"h2\"", parse_alpn, &route.alpn)},
-                 {"source", strings("strings like \"192.0.2.0/24\"", parse_source, &route.source)},
+                 {"source", prefixes(&route.source)},
                  {"port",
                   [&](const Field& f) {
                     reader_.one_or_more(f, "integers from 1 to 65535", [&](const Field& item) {

@@ -55,6 +55,7 @@ class Parser {
   Keys upstream_timeout_keys(Timeouts* timeouts);
   Keys limit_keys(Limits* limits);
   void name_server(const Field& field);
+  Keys listener_limit_keys(Limits* limits);
   void upstreams(const Field& field);
   void upstream(const Member& member);
   void server(const Field& field, Upstream* upstream, UpstreamPlaces* places);
@@ -75,6 +76,8 @@ class Parser {
   std::optional<std::string> path_of_at_most(const Field& field, size_t bytes_max);
   std::optional<std::string> name(const Field& field);
   std::optional<std::string> http_address(const Field& field);
+  std::optional<std::string> device(const Field& field);
+  std::function<void(const Field&)> prefixes(std::vector<Cidr>* out);
 
   Diagnostics* diagnostics_;
   Reader reader_;

@@ -2,6 +2,7 @@
 #include "config/reader.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "base/units.h"
 
@@ -116,6 +117,26 @@ std::optional<uint64_t> Reader::size(const Field& field, uint64_t least, uint64_
   refuse(field,
          fmt::format("a size from \"{}\" to \"{}\", a string with the unit B, KiB, MiB, GiB, KB, MB or GB",
                      size_text(least), size_text(most)));
+  return std::nullopt;
+}
+
+std::optional<Rate> Reader::rate(const Field& field) {
+  constexpr uint32_t kCountMost = 1'000'000;
+  constexpr milliseconds kLeast{1}, kMost = std::chrono::hours(24);
+  const std::string_view text = field.node.string;
+  const size_t slash = std::min(text.find('/'), text.size());
+  Rate rate;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + slash, rate.count);
+  if (slash < text.size() && error == std::errc{} && end == text.data() + slash && rate.count >= 1 &&
+      rate.count <= kCountMost) {
+    std::string time(text.substr(slash + 1));
+    if (!time.empty() && (time[0] < '0' || time[0] > '9')) time.insert(0, "1");
+    const std::optional<milliseconds> per = parse_duration(time);
+    if (per && *per >= kLeast && *per <= kMost) return Rate{rate.count, *per};
+  }
+  refuse(field,
+         fmt::format("\"COUNT/TIME\" like \"30/1m\" or \"10/s\", a count from 1 to {}, a time up to {}",
+                     kCountMost, duration_text(kMost)));
   return std::nullopt;
 }
 

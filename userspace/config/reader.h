@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "config/config.h"
 #include "config/diagnostics.h"
 #include "config/document.h"
 
@@ -45,6 +46,7 @@ class Reader {
   std::optional<bool> boolean(const Field& field);
   std::optional<milliseconds> duration(const Field& field, milliseconds least, milliseconds most);
   std::optional<uint64_t> size(const Field& field, uint64_t least, uint64_t most);
+  std::optional<Rate> rate(const Field& field);  // "30/1m", "10/s"
   bool is_table(const Field& field, std::string_view accepted);
 
   template <typename E>

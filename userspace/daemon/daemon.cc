@@ -58,6 +58,7 @@ struct Parts {
   std::unique_ptr<check::Checker> checker;
   std::optional<check::Doctor> doctor;
   std::optional<flow::FlowTable> table;
+  std::optional<flow::Clients> clients;
   penstock_totals own_totals{};  // where there are no maps
   std::vector<penstock_listener> own_listeners;
   std::vector<penstock_upstream> own_upstreams;
@@ -65,7 +66,9 @@ struct Parts {
   flow::Flow* flows = nullptr;
   size_t flows_bytes = 0;
   flow::Shared shared;
+  std::optional<Listeners> listeners;
   ~Parts() {
+    listeners.reset();
     for (auto& w : shared.workers) w->join();  // stopped before, or never started
     doctor.reset();
     checker.reset();   // before the resolver it asks
@@ -164,16 +167,21 @@ Status build(Parts& p, const config::Config& c, Facts& facts) {
   if (!plan) return plan.error();
   shared.set_plan(*plan);
 
-  auto sockets = listen_all(*plan, threads, choice.splice ? p.sockmap.get() : nullptr);
-  if (!sockets) return sockets.error();
-  for (unsigned t = 0; t < threads; t++)
-    shared.workers.push_back(std::make_unique<flow::Worker>(shared, t, std::move((*sockets)[t])));
+  p.clients.emplace(flows_max, PENSTOCK_LISTENERS_MAX);
+  shared.clients = &*p.clients;
+
+  for (unsigned t = 0; t < threads; t++) shared.workers.push_back(std::make_unique<flow::Worker>(shared, t));
+  p.listeners.emplace(shared.workers, choice.splice ? p.sockmap.get() : nullptr);
+  facts.listeners = &*p.listeners;
+  const auto failures = p.listeners->apply(*plan);
+  if (!failures.empty()) return Error{failures[0]};
   return Nothing{};
 }
 
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it.
-void wait_for_the_end(flow::Shared& shared, Reload& reload, int signals, std::atomic<Readiness>* readiness) {
+void wait_for_the_end(Parts& p, Reload& reload, int signals, std::atomic<Readiness>* readiness) {
+  flow::Shared& shared = p.shared;
   std::chrono::milliseconds grace{};
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
@@ -199,6 +207,7 @@ void wait_for_the_end(flow::Shared& shared, Reload& reload, int signals, std::at
     log::info("draining: {} flows have {:.1f} s", flow::read(shared.statistics.totals->active),
               static_cast<double>(grace.count()) / 1000);
     sd_notify(0, "STOPPING=1");
+    p.listeners->stop();
     for (auto& w : shared.workers) w->stop_accepting();
   }
   if (uint64_t left = flow::read(shared.statistics.totals->active))
@@ -216,7 +225,7 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
   p.shared.set_plan(*plan);
   check_servers_of(**plan, *p.checker);
-  return std::vector<std::string>{};
+  return p.listeners->apply(*plan);
 }
 
 int run(const Arguments& arguments, const config::Config& config, int signals) {
@@ -266,6 +275,7 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   p.checker = std::move(*checker);
   facts.checker = p.checker.get();
   p.doctor.emplace(*p.resolver);
+  if (auto s = p.listeners->watch(); !s) return fail(s.error().message);
 
   for (auto& w : p.shared.workers) {
     auto started = w->start();
@@ -286,7 +296,7 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
             facts.io, p.shared.workers.size(), facts.flows_max);
   sd_notify(0, "READY=1");
 
-  wait_for_the_end(p.shared, reload, signals, &readiness);
+  wait_for_the_end(p, reload, signals, &readiness);
   admin_socket.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();

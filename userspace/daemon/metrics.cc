@@ -133,6 +133,8 @@ void memory_and_limits(Exposition& e, const flow::Shared& shared, const Facts& f
   e.gauge("penstock_threads", "Worker threads.", shared.workers.size());
   e.counter("penstock_log_lines_dropped_total", "Log lines lost because their reader was slow.",
             s.log_lines_dropped);
+  e.counter("penstock_clients_forgotten_total",
+            "Times the limits of a client lost sight of one: too many came.", s.clients_forgotten);
 }
 
 void sockmap(Exposition& e, const penstock_globals& g) {

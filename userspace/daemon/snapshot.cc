@@ -45,6 +45,7 @@ Snapshot take_snapshot(const flow::Shared& shared) {
   }
   if (shared.sockmap) copy(&shared.sockmap->globals(), &out.globals);
   out.log_lines_dropped = log::dropped();
+  out.clients_forgotten = shared.clients->forgotten();
   return out;
 }
 

@@ -17,6 +17,7 @@ struct Snapshot {
   std::vector<penstock_upstream> upstreams;
   penstock_globals globals{};  // zeros without maps
   uint64_t log_lines_dropped = 0;
+  uint64_t clients_forgotten = 0;
 };
 
 // Thread-safe; asks no worker. The law holds in it exactly, for the totals and for each listener, unless

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/status.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -10,6 +11,7 @@
 
 #include "daemon/checks.h"
 #include "daemon/http.h"
+#include "daemon/listen.h"
 #include "daemon/reload.h"
 #include "daemon/snapshot.h"
 #include "io/io.h"
@@ -35,24 +37,40 @@ void ask_workers(flow::Shared& shared, const std::function<void(Worker&)>& visit
   }
 }
 
-// {"state": ..., "reason": ...} of each listener, over all threads.
-std::vector<Json> listener_states(flow::Shared& shared, const flow::Plan& plan) {
-  std::vector<flow::ListenerView> views(plan.config().listeners.size());
+// {"state": ..., "reason": ..., "sockets": [...]} of each listener, over all threads.
+std::vector<Json> listener_states(flow::Shared& shared, const flow::Plan& plan, Listeners& listeners) {
+  const size_t count = plan.config().listeners.size();
+  std::vector<flow::ListenerView> views(count);
   ask_workers(shared, [&](Worker& w) {
-    for (uint32_t i = 0; i < views.size(); i++) {
+    for (uint32_t i = 0; i < count; i++) {
       flow::ListenerView v = w.listener_view(plan.listener_slot(i));
       views[i].listening &= v.listening;
       if (v.accept_error) views[i].accept_error = v.accept_error;
     }
   });
-  std::vector<Json> states;
-  for (const flow::ListenerView& v : views) {
+  std::vector<Json> states(count);
+  std::vector<std::string> waits(count);
+  for (const Listeners::State& s : listeners.states()) {
+    const auto index = plan.find_listener(s.listener);
+    if (!index) continue;  // of a configuration that has come meanwhile
+    Json socket = {{"address", s.address}, {"state", s.waits.empty() ? "listening" : "waiting"}};
+    if (!s.device.empty()) socket["interface"] = s.device;
+    if (!s.waits.empty()) socket["reason"] = s.waits;
+    states[*index]["sockets"].push_back(std::move(socket));
+    if (s.waits.empty() || s.optional) continue;
+    std::string& all = waits[*index];
+    all += fmt::format("{}{}: {}", all.empty() ? "" : "; ", s.bind, s.waits);
+  }
+  for (size_t i = 0; i < count; i++) {
+    const flow::ListenerView& v = views[i];
     if (!v.listening)
-      states.push_back({{"state", "closed"}, {"reason", "draining"}});
+      states[i].update({{"state", "closed"}, {"reason", "draining"}});
     else if (v.accept_error)
-      states.push_back({{"state", "waiting"}, {"reason", strerror(v.accept_error)}});
+      states[i].update({{"state", "waiting"}, {"reason", strerror(v.accept_error)}});
+    else if (!waits[i].empty())
+      states[i].update({{"state", "waiting"}, {"reason", waits[i]}});
     else
-      states.push_back({{"state", "listening"}});
+      states[i].update({{"state", "listening"}});
   }
   return states;
 }
@@ -91,10 +109,10 @@ Json http(const Facts& facts, const config::Admin& admin) {
   return out;
 }
 
-Json listeners(flow::Shared& shared, const Snapshot& s) {
+Json listeners(flow::Shared& shared, const Facts& facts, const Snapshot& s) {
   const config::Config& c = s.plan->config();
   Json all = Json::array();
-  std::vector<Json> states = listener_states(shared, *s.plan);
+  std::vector<Json> states = listener_states(shared, *s.plan, *facts.listeners);
   for (size_t i = 0; i < c.listeners.size(); i++) {
     Json bind = Json::array();
     for (const auto& b : c.listeners[i].bind) bind.push_back(b.text);
@@ -148,6 +166,7 @@ Json totals(const flow::Shared& shared, const Snapshot& s) {
           {"pipes_refused", t.pipes_refused},
           {"tlvs_dropped", t.tlvs_dropped},
           {"log_lines_dropped", s.log_lines_dropped},
+          {"clients_forgotten", s.clients_forgotten},
           {"held_bytes", s.globals.held_bytes},
           {"memory_limit_bytes", shared.memory_limit_bytes.load()}};
 }
@@ -175,7 +194,7 @@ Json status(flow::Shared& shared, const Facts& facts) {
               {"flows_max", facts.flows_max},
               {"configuration", facts.reload->state()},
               {"http", http(facts, s.plan->config().admin)},
-              {"listeners", listeners(shared, s)},
+              {"listeners", listeners(shared, facts, s)},
               {"upstreams", upstreams(s, *facts.checker)},
               {"totals", totals(shared, s)},
               {"sockmap", shared.sockmap ? sockmap(s.globals) : Json::object()}};

@@ -10,6 +10,7 @@
 namespace penstock::daemon {
 
 class Http;
+class Listeners;
 class Reload;
 
 struct Facts {
@@ -20,6 +21,7 @@ struct Facts {
   const Http* http = nullptr;  // null: turned off
   Reload* reload = nullptr;    // not null once it is ready
   const check::Checker* checker = nullptr;
+  Listeners* listeners = nullptr;
 };
 
 // Thread-safe: asks the workers where only they know.

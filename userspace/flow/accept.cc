@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/accept.cc: a connection becomes a flow, or is refused with a reason.
+#include <linux/filter.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -7,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/assert.h"
 #include "base/log.h"
 #include "flow/worker.h"
 
@@ -25,16 +28,23 @@ Endpoint peer_of(int fd) {
   return {};
 }
 
-bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
-  return std::any_of(prefixes.begin(), prefixes.end(),
-                     [&](const Cidr& prefix) { return prefix.contains(address); });
-}
-
 Endpoint endpoint_of(int fd, int (*which)(int, sockaddr*, socklen_t*)) {
   sockaddr_storage a;
   socklen_t size = sizeof a;
   if (which(fd, reinterpret_cast<sockaddr*>(&a), &size)) return {};
   return Endpoint::from_sockaddr(reinterpret_cast<sockaddr*>(&a), size).value_or(Endpoint{});
+}
+
+// A filter that lets everything pass but a SYN alone: the RST and the end of a handshake, too. It is shown a
+// segment from its TCP header on, as of tcp_v4_rcv().
+void drop_syns(int fd) {
+  constexpr uint8_t kFlagsAt = 13, kSyn = 2, kAck = 16;  // RFC 9293 3.1
+  sock_filter code[] = {BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlagsAt),
+                        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, kSyn | kAck),
+                        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kSyn, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
+                        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX)};
+  sock_fprog program{sizeof code / sizeof *code, code};
+  setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
 uint64_t cookie_of(int fd) {
@@ -46,32 +56,126 @@ uint64_t cookie_of(int fd) {
 
 }  // namespace
 
-void Worker::begin_accept(uint32_t listener_socket) {
-  io_->accept(listeners_[listener_socket].fd,
-              static_cast<uint64_t>(Op::accept) | static_cast<uint64_t>(listener_socket) << 8);
+void Worker::add_listener(const ListenerSocket& socket) {
+  post([=](Worker& w) {
+    if (!w.accepting_ || w.stopping_) {
+      close(socket.fd);
+      return;
+    }
+    Listening* place = w.find_listening(-1);
+    if (!place) place = &w.listening_.emplace_back();
+    *place = {.socket = socket};
+    w.begin_accept(*place);
+  });
 }
 
-void Worker::on_accepted(uint32_t listener_socket, const io::Completion& c) {
-  const ListenerSocket& l = listeners_[listener_socket];
-  if (c.result < 0 && c.result != -ECANCELED && accepting_) {
+void Worker::assign_listener(int fd, uint32_t listener, std::shared_ptr<const Plan> plan) {
+  post([=](Worker& w) {
+    ListenerSocket& socket = w.find_listening(fd)->socket;
+    socket.listener = listener;
+    socket.plan = plan;
+    w.set_filter(fd);
+  });
+}
+
+void Worker::retire_listener(int fd) {
+  post([=](Worker& w) {
+    w.find_listening(fd)->was_retired = true;
+    drop_syns(fd);
+  });
+}
+
+void Worker::remove_listener(int fd) {
+  post([=](Worker& w) {
+    Listening& l = *w.find_listening(fd);
+    l.removing = true;
+    if (l.accepting)
+      w.io_->cancel(w.accept_token(l));
+    else
+      w.close_listening(l);
+  });
+}
+
+void Worker::stop_accepting() {
+  post([](Worker& w) {
+    if (!w.accepting_) return;
+    w.accepting_ = false;
+    for (Listening& l : w.listening_) {
+      l.again_ns = 0;
+      if (l.socket.fd < 0) continue;
+      if (l.accepting) w.io_->cancel(w.accept_token(l));
+      shutdown(l.socket.fd, SHUT_RD);  // refuses new SYNs at once, also while the cancel is under way
+    }
+  });
+}
+
+// REQUIRES: fd is -1, or one of ours.
+Worker::Listening* Worker::find_listening(int fd) {
+  for (Listening& l : listening_)
+    if (l.socket.fd == fd) return &l;
+  PENSTOCK_ASSERT(fd == -1);
+  return nullptr;
+}
+
+// Of a socket that takes part: the trim where flows may be spliced. Connections inherit it.
+void Worker::set_filter(int fd) const {
+  int none = 0;
+  if (shared_.splice)
+    shared_.sockmap->attach_trim(fd);
+  else
+    setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
+}
+
+io::Token Worker::accept_token(const Listening& l) const {
+  return static_cast<uint64_t>(Op::accept) | static_cast<uint64_t>(&l - listening_.data()) << 8;
+}
+
+void Worker::begin_accept(Listening& l) {
+  l.again_ns = 0;
+  l.accepting = true;
+  io_->accept(l.socket.fd, accept_token(l));
+}
+
+void Worker::accept_again(uint64_t now_ns) {
+  for (Listening& l : listening_)
+    if (l.again_ns && l.again_ns <= now_ns) begin_accept(l);
+}
+
+void Worker::on_accepted(uint32_t index, const io::Completion& c) {
+  Listening& l = listening_[index];
+  if (!c.more) l.accepting = false;
+  if (c.result >= 0) {
+    accept_error_ = 0;
+    arrive(l, c.result);
+  } else if (c.result != -ECANCELED && accepting_) {
     // Out of descriptors or memory: the queue stays, we come back.
     count(shared_.statistics.totals->accept_failed);
     if (accept_error_ != -c.result) log::warn("cannot accept: {}; trying again", strerror(-c.result));
     accept_error_ = -c.result;
   }
-  if (!c.more && accepting_ && !stopping_) {
-    if (c.result >= 0) {
-      begin_accept(listener_socket);
-    } else {
-      accept_again_ns_[listener_socket] = now_ns_ + kAcceptRetryNs;
-    }
-  }
-  if (c.result < 0) return;
-  accept_error_ = 0;
+  if (c.more) return;
+  if (l.removing) return close_listening(l);
+  if (!accepting_ || stopping_) return;
+  if (c.result >= 0)
+    begin_accept(l);
+  else
+    l.again_ns = now_ns_ + kAcceptRetryNs;
+}
+
+void Worker::arrive(const Listening& l, int fd) {
+  if (l.was_retired) set_filter(fd);
+  const Arrival a{fd, l.socket.listener, l.socket.bound, l.socket.plan};
   Worker& idlest = least_loaded();
-  if (&idlest != this && idlest.give(c.result, l)) return;
+  if (&idlest != this && idlest.give(a)) return;
   live_++;
-  begin_flow(c.result, l);
+  begin_flow(a);
+}
+
+void Worker::close_listening(Listening& l) {
+  for (int fd; (fd = accept4(l.socket.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
+    arrive(l, fd);
+  close(l.socket.fd);
+  l = {};
 }
 
 // SO_REUSEPORT spreads connections by their hash: of eight, six may come to one thread of two.
@@ -82,31 +186,31 @@ Worker& Worker::least_loaded() {
   return live_ > least->live_ + live_ / 8 ? *least : *this;
 }
 
-bool Worker::give(int fd, const ListenerSocket& l) {
+bool Worker::give(const Arrival& a) {
   {
     std::lock_guard lock(inbox_mutex_);
     if (over_) return false;
     live_++;  // now: others look at it before the task has run
-    inbox_.push_back([=](Worker& w) { w.begin_flow(fd, l); });
+    inbox_.push_back([=](Worker& w) { w.begin_flow(a); });
   }
   wake();
   return true;
 }
 
 // REQUIRES: it is counted in live_.
-void Worker::begin_flow(int fd, const ListenerSocket& l) {
-  if (!accepting_ || stopping_) return refuse(fd, l, CloseReason::shutdown);
+void Worker::begin_flow(const Arrival& a) {
+  if (!accepting_ || stopping_) return refuse(a, CloseReason::shutdown);
   if (shared_.held_bytes() > shared_.memory_limit_bytes / 16 * 15)
-    return refuse(fd, l, CloseReason::memory_limit);
-  const config::AcceptProxy& accept_proxy = l.plan->listener(l.listener).accept_proxy;
-  Endpoint client = endpoint_of(fd, getpeername);
+    return refuse(a, CloseReason::memory_limit);
+  const config::AcceptProxy& accept_proxy = a.plan->listener(a.listener).accept_proxy;
+  Endpoint client = endpoint_of(a.fd, getpeername);
   if (client.port == 0) {  // gone before we looked
-    bool proxy = covers(accept_proxy.from, peer_of(fd).address);
-    return refuse(fd, l, proxy ? CloseReason::proxy_probe : CloseReason::client_reset);
+    bool proxy = covers(accept_proxy.from, peer_of(a.fd).address);
+    return refuse(a, proxy ? CloseReason::proxy_probe : CloseReason::client_reset);
   }
   bool trusted = covers(accept_proxy.from, client.address);
   bool stranger = !accept_proxy.from.empty() && !trusted;
-  if (stranger && !accept_proxy.others_direct) return refuse(fd, l, CloseReason::proxy_not_trusted);
+  if (stranger && !accept_proxy.others_direct) return refuse(a, CloseReason::proxy_not_trusted);
   uint32_t slot;
   {
     std::lock_guard lock(shared_.slots_mutex);
@@ -117,7 +221,7 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
       shared_.free_slots.pop_back();
     }
   }
-  if (slot == UINT32_MAX) return refuse(fd, l, CloseReason::max_flows);
+  if (slot == UINT32_MAX) return refuse(a, CloseReason::max_flows);
 
   for (uint32_t used = shared_.slots_used;
        used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
@@ -126,13 +230,13 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
   uint32_t generation = r.generation + 1;
   new (&r) FlowRecord;  // a free record belongs to whoever took its slot
   r.generation = generation;
-  r.fd[kClient] = fd;
-  r.cookie[kClient] = cookie_of(fd);
+  r.fd[kClient] = a.fd;
+  r.cookie[kClient] = cookie_of(a.fd);
   r.thread = index_;
-  r.listener = l.listener;
+  r.listener = a.listener;
   r.upstream = UINT32_MAX;
   r.client = client;
-  r.destination = l.bound.port ? l.bound : endpoint_of(fd, getsockname);
+  r.destination = a.bound.port ? a.bound : endpoint_of(a.fd, getsockname);
   r.port = r.destination.port;
   r.accepted_ns = now_ns_;
   r.unproven = stranger;
@@ -140,16 +244,16 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
   f = Flow{};
   f.record = &r;
   f.slot = slot;
-  f.plan = use_plan(l.plan);
+  f.plan = use_plan(a.plan);
   {
     Update update(shared_.statistics);
     count(shared_.statistics.totals->accepted);
     count(shared_.statistics.totals->active);
-    count(shared_.statistics.listeners[l.listener].accepted);
-    count(shared_.statistics.listeners[l.listener].active);
+    count(shared_.statistics.listeners[a.listener].accepted);
+    count(shared_.statistics.listeners[a.listener].active);
   }
 
-  arm_poll(f, Op::watch_client, fd, 0);
+  arm_poll(f, Op::watch_client, a.fd, 0);
   if (!trusted) return begin_client(f);
   advance(f, Event::accepted_from_proxy);
   show(f);
@@ -161,6 +265,7 @@ void Worker::begin_flow(int fd, const ListenerSocket& l) {
 void Worker::begin_client(Flow& f) {
   bool waits = f.plan->routes().needs_client_hello(f.plan->listener_index(f.record->listener));
   advance(f, waits ? Event::accepted_speaks_first : Event::accepted);
+  if (auto refusal = admit(f)) return begin_close(f, *refusal);
   show(f);
   if (waits)
     begin_classify(f);
@@ -169,22 +274,39 @@ void Worker::begin_client(Flow& f) {
 }
 
 // Counted and logged like any flow, with a RST: the client learns at once.
-void Worker::refuse(int fd, const ListenerSocket& l, CloseReason reason) {
+void Worker::refuse(const Arrival& a, CloseReason reason) {
   live_--;
   {
     Update update(shared_.statistics);
     count(shared_.statistics.totals->accepted);
     count(shared_.statistics.closed(reason));
-    count(shared_.statistics.listeners[l.listener].accepted);
-    count(shared_.statistics.listeners[l.listener].closed);
+    count(shared_.statistics.listeners[a.listener].accepted);
+    count(shared_.statistics.listeners[a.listener].closed);
   }
-  if (l.plan->config().daemon.log_access)
+  if (a.plan->config().daemon.log_access && refusals_.allow(now_ns_))
     log::write(access_level(reason),
-               fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(fd),
-                           peer_of(fd).text(), l.plan->listener(l.listener).name, text(reason)));
+               fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(a.fd),
+                           peer_of(a.fd).text(), a.plan->listener(a.listener).name, text(reason)));
   linger rst{1, 0};
-  setsockopt(fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
-  close(fd);
+  setsockopt(a.fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
+  close(a.fd);
+}
+
+void Worker::tell_left_out() {
+  log::info("{} more refused connections are counted but not logged one by one", refusals_.take_left_out());
+}
+
+ListenerView Worker::listener_view(uint32_t listener) const {
+  ListenerView v;
+  for (const Listening& l : listening_) {
+    if (l.socket.fd < 0 || l.socket.listener != listener) continue;
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    bool known = getsockopt(l.socket.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0;
+    if (!known || info.tcpi_state != TCP_LISTEN) v.listening = false;
+    if (l.again_ns) v.accept_error = accept_error_;
+  }
+  return v;
 }
 
 }  // namespace penstock::flow

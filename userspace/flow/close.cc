@@ -31,6 +31,12 @@ void let_go(int fd, bool fin) {
   close(fd);
 }
 
+// By admit(). As many may come as somebody likes.
+bool is_refusal(CloseReason reason) {
+  return reason == CloseReason::denied || reason == CloseReason::max_flows ||
+         reason == CloseReason::max_flows_per_client || reason == CloseReason::new_flows_per_client;
+}
+
 }  // namespace
 
 void Worker::begin_close(Flow& f, CloseReason reason) {
@@ -50,7 +56,8 @@ void Worker::release(Flow& f) {
     if (r.known) spliced += shared_.sockmap->direction(socket_index(f, d)).redirected;
     relayed += r.direction[d].relayed_out_bytes;
   }
-  if (f.plan->config().daemon.log_access) log_access(f, reason);
+  if (f.plan->config().daemon.log_access && (!is_refusal(reason) || refusals_.allow(now_ns_)))
+    log_access(f, reason);
 
   if (r.known)
     shared_.sockmap->leave(f.slot, r.cookie, f.shown);
@@ -65,6 +72,7 @@ void Worker::release(Flow& f) {
   delete std::exchange(f.dial, nullptr);
   if (r.known) shared_.sockmap->settle(f.slot);
   for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
+  shared_.clients->leave(r.client.address, r.listener, &f.place);
 
   {
     Update update(shared_.statistics);

@@ -62,6 +62,12 @@ Result<std::shared_ptr<const Plan>> Plan::make(config::Config config, Names& lis
   return std::shared_ptr<const Plan>(std::move(plan));
 }
 
+std::optional<uint32_t> Plan::find_listener(uint32_t slot) const {
+  const auto found = listener_index_.find(slot);
+  if (found == listener_index_.end()) return std::nullopt;
+  return found->second;
+}
+
 Plan::~Plan() {
   for (size_t i = 0; i < listener_slots_.size(); i++) listener_names_.give_back(config_.listeners[i].name);
   for (size_t i = 0; i < upstream_slots_.size(); i++) upstream_names_.give_back(config_.upstreams[i].name);

@@ -58,6 +58,7 @@ class Plan {
   uint32_t upstream_slot(size_t index) const { return upstream_slots_[index]; }
   // REQUIRES: of a flow that came in under this plan.
   uint32_t listener_index(uint32_t slot) const { return listener_index_.at(slot); }
+  std::optional<uint32_t> find_listener(uint32_t slot) const;  // for any slot
   uint32_t upstream_index(uint32_t slot) const { return upstream_index_.at(slot); }
   const config::Listener& listener(uint32_t slot) const { return config_.listeners[listener_index(slot)]; }
   const config::Upstream& upstream(uint32_t slot) const { return config_.upstreams[upstream_index(slot)]; }

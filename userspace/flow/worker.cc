@@ -19,6 +19,7 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint32_t kWatched = POLLRDHUP | POLLERR | POLLHUP;
+constexpr uint32_t kRefusalLinesPerS = 10;
 
 // io::Token: op in bits 0-7, slot or listener in 8-31, generation in 32-63.
 io::Token make_token(Op op, uint32_t which, uint32_t generation) {
@@ -50,18 +51,18 @@ void Shared::set_plan(std::shared_ptr<const Plan> plan) {
   plan_.swap(plan);
 }
 
-Worker::Worker(Shared& shared, uint32_t index, std::vector<ListenerSocket> listeners)
+Worker::Worker(Shared& shared, uint32_t index)
     : shared_(shared),
       index_(index),
-      listeners_(std::move(listeners)),
       pipes_(&shared.statistics),
       peek_buffer_(tls::kPeekBytesMax),
-      accept_again_ns_(listeners_.size()),
+      refusals_(kRefusalLinesPerS),
       inbox_event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 
 Worker::~Worker() {
   join();
-  for (const ListenerSocket& l : listeners_) close(l.fd);
+  for (const Listening& l : listening_)
+    if (l.socket.fd >= 0) close(l.socket.fd);
 }
 
 Status Worker::start() {
@@ -105,17 +106,6 @@ void Worker::post(std::function<void(Worker&)> task) {
 void Worker::wake() {
   uint64_t one = 1;
   (void)!write(inbox_event_.get(), &one, sizeof one);
-}
-
-void Worker::stop_accepting() {
-  post([](Worker& w) {
-    if (!w.accepting_) return;
-    w.accepting_ = false;
-    for (uint32_t i = 0; i < w.listeners_.size(); i++) {
-      w.io_->cancel(make_token(Op::accept, i, 0));
-      shutdown(w.listeners_[i].fd, SHUT_RD);  // refuses new SYNs at once, also while the cancel is under way
-    }
-  });
 }
 
 void Worker::stop(CloseReason reason) {
@@ -177,19 +167,6 @@ FlowView Worker::view(Flow& f) {
   return v;
 }
 
-ListenerView Worker::listener_view(uint32_t listener) const {
-  ListenerView v;
-  for (size_t i = 0; i < listeners_.size(); i++) {
-    if (listeners_[i].listener != listener) continue;
-    tcp_info info{};
-    socklen_t size = sizeof info;
-    bool known = getsockopt(listeners_[i].fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0;
-    if (!known || info.tcpi_state != TCP_LISTEN) v.listening = false;
-    if (accept_again_ns_[i]) v.accept_error = accept_error_;
-  }
-  return v;
-}
-
 const Plan* Worker::use_plan(const std::shared_ptr<const Plan>& plan) {
   auto used = std::find_if(plans_.begin(), plans_.end(), [&](const UsedPlan& u) { return u.plan == plan; });
   if (used == plans_.end()) used = plans_.insert(used, {plan});
@@ -216,7 +193,6 @@ Flow* Worker::find(uint32_t slot, uint32_t generation) {
 // ---- the loop ----
 
 void Worker::run() {
-  for (uint32_t i = 0; i < listeners_.size(); i++) begin_accept(i);
   io_->poll_each(inbox_event_.get(), POLLIN, make_token(Op::inbox, 0, 0));
   if (shared_.sockmap)
     io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));
@@ -226,15 +202,13 @@ void Worker::run() {
     bool busy = !run_queue_.empty() || !local_posts_.empty();
     uint64_t until = busy ? 0 : deadlines_.next_ns();
     if (shared_.evicting) until = std::min(until, io::now_ns() + kEvictionNs);
-    for (uint64_t again : accept_again_ns_)
-      if (again) until = std::min(until, again);
+    for (const Listening& l : listening_)
+      if (l.again_ns) until = std::min(until, l.again_ns);
+    until = std::min(until, refusals_.due_ns());
     io_->run(until, on_completion);
     now_ns_ = io::now_ns();
-    for (uint32_t i = 0; i < accept_again_ns_.size(); i++) {
-      if (!accept_again_ns_[i] || accept_again_ns_[i] > now_ns_) continue;
-      accept_again_ns_[i] = 0;
-      if (accepting_) begin_accept(i);
-    }
+    accept_again(now_ns_);
+    if (now_ns_ >= refusals_.due_ns()) tell_left_out();
     while (auto id = deadlines_.pop_due(now_ns_)) on_deadline(*id);
 
     std::vector<std::function<void(Worker&)>> posts;
@@ -256,6 +230,7 @@ void Worker::run() {
       if (Flow* f = find(changed.slot, changed.generation)) publish_now(*f);
     publish_queue_.clear();
   }
+  if (refusals_.due_ns() != LineLimit::kNever) tell_left_out();
 }
 
 bool Worker::over() {

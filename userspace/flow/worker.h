@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/worker.h: one thread and the flows it owns, from accept to closed. The steps stand in a file each, in
-// the order a flow takes them: accept, proxy_header, classify, resolve, dial, prime, handoff, first_bytes,
-// lane_change, relay, drain, close (.cc). begin_x() starts an operation, on_x() ends it; advance() is the
-// only writer of a phase. README.md has the diagram. A received byte is never copied into our memory: peeked,
-// spliced, or left where it is.
+// the order a flow takes them: accept, proxy_header, admit, classify, resolve, dial, prime, handoff,
+// first_bytes, lane_change, relay, drain, close (.cc). begin_x() starts an operation, on_x() ends it;
+// advance() is the only writer of a phase. README.md has the diagram. A received byte is never copied into
+// our memory: peeked, spliced, or left where it is.
 #pragma once
 #include <array>
 #include <atomic>
@@ -17,7 +17,9 @@
 #include "config/config.h"
 #include "dns/resolver.h"
 #include "flow/account.h"
+#include "flow/clients.h"
 #include "flow/close_reason.h"
+#include "flow/line_limit.h"
 #include "flow/machine.h"
 #include "flow/pipes.h"
 #include "flow/plan.h"
@@ -86,9 +88,10 @@ struct Flow {
   uint64_t proven_at_ns;  // unproven, and began like a PROXY header: if no more comes until then, it is none
   uint64_t acked_bytes;   // by both peers, when idleness was last judged
   DirectionState direction[2];
-  const Plan* plan;  // the configuration it came in under; kept alive by its worker
-  Server* server;    // chosen; counted there until release()
-  Dial* dial;        // while a server is chosen and dialled; owned
+  const Plan* plan;      // the configuration it came in under; kept alive by its worker
+  Server* server;        // chosen; counted there until release()
+  Dial* dial;            // while a server is chosen and dialled; owned
+  Clients::Place place;  // what admit() has counted
 };
 
 struct ListenerSocket {
@@ -108,6 +111,7 @@ struct Shared {
   bool splice = false;                  // the engine is sockmap
   std::atomic<uint64_t> memory_limit_bytes{0};
   Statistics statistics;
+  Clients* clients = nullptr;
   FlowTable* table = nullptr;
   Flow* flows = nullptr;  // one per slot, zero at the start
   std::mutex slots_mutex;
@@ -131,15 +135,27 @@ struct Shared {
   std::shared_ptr<const Plan> plan_;
 };
 
+bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address);  // one of them; admit.cc
+
 class Worker {
  public:
-  Worker(Shared& shared, uint32_t index, std::vector<ListenerSocket> listeners);
+  Worker(Shared& shared, uint32_t index);
   ~Worker();
   Status start();  // opens its Io on the new thread and returns how that went
   void join();
 
   // ---- from any thread ----
   void post(std::function<void(Worker&)> task);
+  // Its listening sockets, by their descriptors, which are its own from add to the end of remove. Also before
+  // start(). In this order: add, any number of assign and retire, remove.
+  void add_listener(const ListenerSocket& socket);
+  // From now on it takes connections for this listener, and SYNs, retired or not.
+  void assign_listener(int fd, uint32_t listener, std::shared_ptr<const Plan> plan);
+  // Takes no SYN any more (they are dropped, not refused); whose handshake is under way is still accepted.
+  void retire_listener(int fd);
+  // Accepts what is queued, then closes it. REQUIRES: retired, for long enough that no handshake is under
+  // way.
+  void remove_listener(int fd);
   void stop_accepting();
   // Ends every flow with `reason`, then the thread.
   void stop(CloseReason reason);
@@ -157,6 +173,23 @@ class Worker {
   const std::string& io_refusal() const { return io_refusal_; }
 
  private:
+  // A place for a listening socket. Completions carry its index: it is used again only when its accept has
+  // ended.
+  struct Listening {
+    ListenerSocket socket{-1, 0, {}};  // fd -1: free
+    bool accepting = false;            // an accept is in flight
+    bool removing = false;             // closed when that has ended
+    bool was_retired = false;          // what it accepts may have inherited the filter of a retired one
+    uint64_t again_ns = 0;             // when it accepts again after an error; 0: there was none
+  };
+  // A connection on its way to becoming a flow.
+  struct Arrival {
+    int fd;
+    uint32_t listener;
+    Endpoint bound;
+    std::shared_ptr<const Plan> plan;
+  };
+
   // worker.cc
   void run();
   bool over();
@@ -182,13 +215,22 @@ class Worker {
   void publish_now(Flow& f);
 
   // accept.cc
-  void begin_accept(uint32_t listener_socket);
-  void on_accepted(uint32_t listener_socket, const io::Completion& c);
+  Listening* find_listening(int fd);
+  void set_filter(int fd) const;
+  io::Token accept_token(const Listening& l) const;
+  void begin_accept(Listening& l);
+  void on_accepted(uint32_t index, const io::Completion& c);
+  void accept_again(uint64_t now_ns);
+  void arrive(const Listening& l, int fd);
+  void close_listening(Listening& l);
   Worker& least_loaded();
-  bool give(int fd, const ListenerSocket& l);  // from any worker; false: this one has ended
-  void begin_flow(int fd, const ListenerSocket& l);
+  bool give(const Arrival& a);  // from any worker; false: this one has ended
+  void begin_flow(const Arrival& a);
   void begin_client(Flow& f);
-  void refuse(int fd, const ListenerSocket& l, CloseReason reason);
+  void refuse(const Arrival& a, CloseReason reason);
+  void tell_left_out();
+  // admit.cc
+  std::optional<CloseReason> admit(Flow& f);
   // proxy_header.cc
   void begin_proxy_header(Flow& f);
   void on_proxy_header(Flow& f, uint32_t events);
@@ -262,7 +304,7 @@ class Worker {
 
   Shared& shared_;
   const uint32_t index_;
-  std::vector<ListenerSocket> listeners_;
+  std::vector<Listening> listening_;
   std::unique_ptr<io::Io> io_;
   std::string io_description_, io_refusal_;
   io::Deadlines deadlines_;
@@ -279,8 +321,8 @@ class Worker {
   std::vector<Runnable> publish_queue_;
   std::vector<std::function<void(Worker&)>> local_posts_;  // of this thread
   std::vector<uint8_t> peek_buffer_;
-  std::vector<uint64_t> accept_again_ns_;  // per listener socket; 0: accepting
-  uint64_t now_ns_ = 0;                    // of this turn of the loop
+  uint64_t now_ns_ = 0;  // of this turn of the loop
+  LineLimit refusals_;   // in the access log
   bool accepting_ = true, stopping_ = false;
   int accept_error_ = 0;           // an errno, until a connection is accepted again
   std::atomic<uint32_t> live_{0};  // flows of this thread, and connections given to it
