@@ -8,13 +8,13 @@ _penstock() {
   done
   case $prev in
     -c | --config | --env-file | --socket) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-    --listener | --client | --to | --sni | --from | --for) return ;;
+    --listener | --client | --to | --sni | --alpn | --from | --via | --port | --for) return ;;
   esac
   local words
   case $command in
     '') words='check explain probe status top flows kill lane drain resume reload upgrade ban doctor --help --version' ;;
     check) words='--config --env-file' ;;
-    explain) words='--to --sni --from --config --env-file' ;;
+    explain) words='--to --from --sni --alpn --via --config --env-file' ;;
     flows) words='--listener --client' ;;
     kill) words=$(_penstock_cookies) ;;
     lane)
@@ -24,7 +24,8 @@ _penstock() {
         3) words='splice held relay' ;;
       esac ;;
     ban) words='add del list --for' ;;
-    drain | resume | doctor) words=$(_penstock_upstreams) ;;
+    drain | resume) words=$(_penstock_upstreams) ;;
+    doctor) words="$(_penstock_upstreams) --port" ;;
   esac
   [[ -z $command ]] || words+=' --json --socket --help'
   mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

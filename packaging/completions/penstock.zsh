@@ -35,12 +35,13 @@ _penstock() {
   fi
   case $line[1] in
     check) _arguments $common $files ;;
-    explain) _arguments $common $files '--to[where the client connects]:address and port' '--sni[the TLS server name]:name' '--from[the client]:address' ;;
+    explain) _arguments $common $files '--to[where the client connects]:address and port' '--sni[the TLS server name]:name' '--from[the client]:address' '--alpn[its protocols]:names' '--via[the trusted proxy]:address' ;;
     flows) _arguments $common '--listener[of one listener]:name' '--client[of clients in this network]:CIDR' ;;
     kill) _arguments $common '*:cookie:_penstock_cookies' ;;
     lane) _arguments $common '1:cookie:_penstock_cookies' '2:direction:(up down)' '3:lane:(splice held relay)' ;;
     ban) _arguments $common '--for[how long]:duration' '1:what:(add del list)' '2:CIDR' ;;
-    drain | resume | doctor) _arguments $common '1:upstream:_penstock_upstreams' ;;
+    drain | resume) _arguments $common '1:upstream:_penstock_upstreams' ;;
+    doctor) _arguments $common '--port[of the server]:port' '1:upstream:_penstock_upstreams' '2:server' ;;
     *) _arguments $common ;;
   esac
 }
