@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/http.h"
 
-#include <fmt/format.h>
-#include <httplib.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/http/empty_body.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/http/write.hpp>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <list>
 #include <mutex>
+#include <sstream>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -27,59 +31,42 @@ namespace penstock::daemon {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+namespace http = boost::beast::http;
 
 constexpr int kBacklog = 1024;
+constexpr unsigned kHttp11 = 11;  // as Beast writes versions
 constexpr const char* kTooLong =
     "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-// A whole request in memory, and room for its answer.
-class Exchange : public httplib::Stream {
- public:
-  explicit Exchange(std::string_view request) : request_(request) {}
-  bool is_readable() const override { return true; }
-  bool is_writable() const override { return true; }
-  ssize_t read(char* out, size_t bytes_max) override {
-    size_t n = request_.copy(out, bytes_max);
-    request_.remove_prefix(n);
-    return static_cast<ssize_t>(n);
-  }
-  ssize_t write(const char* bytes, size_t size) override {
-    answer.append(bytes, size);
-    return static_cast<ssize_t>(size);
-  }
-  void get_remote_ip_and_port(std::string&, int&) const override {}
-  void get_local_ip_and_port(std::string&, int&) const override {}
-  socket_t socket() const override { return -1; }
+std::string serialized(auto&& response) {
+  response.keep_alive(false);
+  std::ostringstream out;
+  out << response;
+  return std::move(out).str();
+}
 
-  std::string answer;
+// `request` ends with the empty line; a body is not looked at.
+std::string respond(std::string_view request, const Http::Answer& answer) {
+  http::request_parser<http::empty_body> parser;  // stops at the body
+  boost::system::error_code error;
+  parser.put(boost::asio::buffer(request), error);
+  if (error || !parser.is_header_done())
+    return serialized(http::response<http::empty_body>(http::status::bad_request, kHttp11));
 
- private:
-  std::string_view request_;
-};
+  const http::verb method = parser.get().method();
+  const bool may = method == http::verb::get || method == http::verb::head;
+  const std::string target(parser.get().target());
+  Page page{405, Page{}.type, "only GET and HEAD\n"};
+  if (may) page = answer(target.substr(0, target.find('?')));
 
-class Protocol : public httplib::Server {
- public:
-  explicit Protocol(Http::Answer answer) {
-    set_pre_routing_handler([answer = std::move(answer)](const auto& request, auto& response) {
-      Page page{405, Page{}.type, "only GET and HEAD\n"};
-      if (request.method == "GET" || request.method == "HEAD")
-        page = answer(request.path);
-      else
-        response.set_header("Allow", "GET, HEAD");
-      response.status = page.status;
-      response.set_content(page.body, page.type);
-      return HandlerResponse::Handled;
-    });
-  }
-
-  std::string respond(std::string_view request) {
-    Exchange exchange(request);
-    bool closed = false;
-    // Ranges of a page can ask for many times the page.
-    process_request(exchange, /*close_connection=*/true, closed, [](auto& r) { r.ranges.clear(); });
-    return std::move(exchange.answer);
-  }
-};
+  http::response<http::string_body> response(static_cast<http::status>(page.status), kHttp11,
+                                             std::move(page.body));
+  response.set(http::field::content_type, page.type);
+  if (!may) response.set(http::field::allow, "GET, HEAD");
+  response.prepare_payload();
+  if (method != http::verb::head) return serialized(response);
+  return serialized(http::response<http::empty_body>(std::move(response.base())));
+}
 
 // 0, or an errno.
 int listening_socket(const config::Bind& where, Fd* out) {
@@ -117,7 +104,7 @@ struct Http::Impl {
     bool gone = false;
   };
 
-  Impl(const config::Bind& w, Answer answer) : where(w), protocol(std::move(answer)) {}
+  Impl(const config::Bind& w, Answer a) : where(w), answer(std::move(a)) {}
   void try_to_listen();
   void run();
   int wait_for(std::vector<pollfd>* polled) const;
@@ -126,7 +113,7 @@ struct Http::Impl {
   void send(Client* client);
 
   const config::Bind where;
-  Protocol protocol;
+  const Answer answer;
   Fd wake;  // written once: the end
   Fd listener;
   Clock::time_point again;    // when to bind, or to accept, again
@@ -233,7 +220,7 @@ void Http::Impl::receive(Client* client) {
   size_t end = bytes.find("\r\n\r\n", searched);
   if (end == bytes.npos && bytes.size() <= kHttpRequestBytesMax) return;
   bool too_long = end == bytes.npos || end + 4 > kHttpRequestBytesMax;
-  bytes = too_long ? kTooLong : protocol.respond(std::string_view(bytes).substr(0, end + 4));
+  bytes = too_long ? kTooLong : respond(std::string_view(bytes).substr(0, end + 4), answer);
   client->step = Step::answer;
 }
 
