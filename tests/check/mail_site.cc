@@ -85,7 +85,8 @@ void MailSite::start_postfix() {
   const passwd* owner = ::getpwnam("postfix");
   if (owner == nullptr) throw std::runtime_error("postfix is not installed");
   for (const char* name : {"etc", "spool", "lib"}) ::mkdir(file(name).c_str(), 0755);
-  ::chown(file("lib").c_str(), owner->pw_uid, owner->pw_gid);
+  if (::chown(file("lib").c_str(), owner->pw_uid, owner->pw_gid) != 0)
+    throw std::runtime_error("cannot give postfix its directory");
   make_certificate("mailbox.example.net");
   directory_.write("etc/main.cf", "compatibility_level = 3.6\nqueue_directory = " + file("spool") +
                                       "\ndata_directory = " + file("lib") +

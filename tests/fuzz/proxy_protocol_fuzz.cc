@@ -39,8 +39,8 @@ void check_said_again(const Incoming& incoming) {
                       .client = incoming.client,
                       .destination = incoming.destination,
                       .crc32c = true,
-                      .local = incoming.local,
-                      .passed_on = passed_on(incoming.tlvs)};
+                      .passed_on = passed_on(incoming.tlvs),
+                      .local = incoming.local};
   const size_t size = encode(what, bytes);
   Incoming again;
   parse(std::span(bytes).first(size), &again);

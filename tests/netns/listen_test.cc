@@ -153,9 +153,6 @@ class Site {
     config::Parsed parsed = config::parse(toml, "test", [](std::string_view) { return std::nullopt; });
     for (const auto& d : parsed.diagnostics) ADD_FAILURE() << d.text;
     config_ = std::move(parsed.config).value();
-    routes_.emplace(config_);
-    shared.config = &config_;
-    shared.routes = &*routes_;
     resolver_ = std::move(dns::Resolver::start()).value();
     shared.resolver = resolver_.get();
     shared.memory_limit_bytes = 1 << 30;
@@ -167,8 +164,6 @@ class Site {
     flows_.resize(kFlows);
     shared.flows = flows_.data();
     for (uint32_t slot = kFlows; slot-- > 0;) shared.free_slots.push_back(slot);
-    shared.next_server = std::vector<std::atomic<uint32_t>>(config_.upstreams.size());
-    for (const auto& u : config_.upstreams) shared.answers.emplace_back(u.servers.size());
     for (uint32_t t = 0; t < 2; t++) shared.workers.push_back(std::make_unique<flow::Worker>(shared, t));
     for (auto& w : shared.workers) EXPECT_TRUE(w->start());
   }
@@ -183,7 +178,7 @@ class Site {
     EXPECT_EQ(totals.active, 0u);
   }
   // Its configuration with other binds.
-  config::Config with(const std::vector<std::vector<std::string>>& binds) const {
+  std::shared_ptr<const flow::Plan> with(const std::vector<std::vector<std::string>>& binds) {
     config::Config c = config_;
     for (size_t i = 0; i < binds.size(); i++) {
       c.listeners[i].bind.clear();
@@ -194,18 +189,23 @@ class Site {
         c.listeners[i].bind.push_back(b);
       }
     }
-    return c;
+    shared.set_plan(flow::Plan::make(c, listener_names_, upstream_names_, shared.plan().get()).value());
+    return shared.plan();
   }
 
+ private:
+  static constexpr uint32_t kFlows = 1024;
+  flow::Names listener_names_{4, [](uint32_t, std::string_view) {}};  // they outlive every plan
+  flow::Names upstream_names_{4, [](uint32_t, std::string_view) {}};
+
+ public:
   flow::Shared shared;
   penstock_totals totals{};
   penstock_listener listeners[4]{};
   penstock_upstream upstreams[4]{};
 
  private:
-  static constexpr uint32_t kFlows = 1024;
   config::Config config_;
-  std::optional<route::Table> routes_;
   std::unique_ptr<dns::Resolver> resolver_;
   std::optional<flow::Clients> clients_;
   std::optional<flow::FlowTable> table_;
@@ -252,7 +252,7 @@ TEST_F(Swap, AHundredTimesWhileClientsConnect) {
     const std::string third = round % 4 < 2 ? "127.0.0.1:2003" : ":2003";
     const auto failed = listeners.apply(round % 2 ? site.with({{":2001", third}, {":2002"}})
                                                   : site.with({{":2002"}, {":2001", third}}));
-    EXPECT_TRUE(failed.empty()) << failed[0].what;
+    EXPECT_TRUE(failed.empty()) << failed[0];
     EXPECT_TRUE(wait_until([&] { return served >= before + 6; }));
   }
   stop = true;
@@ -286,9 +286,7 @@ TEST_F(Swap, APortInUse) {
   std::optional<TcpListener> owner(std::in_place, at("127.0.0.1", 2002));
   const auto failures = listeners.apply(site.with({{":2001"}, {":2002"}}));
   ASSERT_EQ(failures.size(), 1u);
-  EXPECT_EQ(failures[0].listener, 1u);
-  EXPECT_EQ(failures[0].what,
-            "listener b: cannot listen on :2002: Address already in use (see who: ss -ltnp)");
+  EXPECT_EQ(failures[0], "listener b: cannot listen on :2002: Address already in use (see who: ss -ltnp)");
   ASSERT_TRUE(listeners.watch());
   EXPECT_EQ(TcpStream::connect(at("127.0.0.1", 2001)).recv_line(), "a -");
   owner.reset();
