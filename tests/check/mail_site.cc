@@ -153,14 +153,12 @@ listen smtp
   haproxy_ = &start_server({"haproxy", "-db", "-f", file("haproxy.cfg")}, {kHaproxy});
 }
 
+// A veth pair that asks nobody for an address: what leaves at one end is for somebody else at the other.
 void MailSite::make_void() {
-  edge_.ip("link add void type dummy");
+  edge_.ip("link add void type veth peer name hole");
   edge_.ip("address add 203.0.113.1/24 dev void");
-  edge_.ip("link set void up");
-}
-
-bool MailSite::mail_logged(const std::string& text) const {
-  return wait_until([&] { return mail_log().find(text) != std::string::npos; });
+  edge_.ip("link set void arp off up");
+  edge_.ip("link set hole up");
 }
 
 check::Outcome MailSite::probe(check::Order order) const {

@@ -99,7 +99,7 @@ TEST_F(Probe, NginxAndHaproxyTakeLocal) {
   start_nginx();
   start_haproxy();
   const Outcome https = probe(order(kHttps, CheckType::tls));
-  EXPECT_TRUE(passed(https)) << https.reason;
+  ASSERT_TRUE(passed(https)) << https.reason;
   EXPECT_EQ(https.certificate->subject, "CN=www.example.net");
   EXPECT_TRUE(passed(probe(order(kHttp, CheckType::tcp))));
   for (const auto version : {ProxyProtocol::v1, ProxyProtocol::v2}) {
@@ -116,14 +116,18 @@ TEST_F(Probe, NginxAndHaproxyTakeLocal) {
 
 TEST_F(Probe, OpensslShowsTheNameItWasAskedFor) {
   for (const char* name : {"a.example.net", "b.example.net"}) make_certificate(name);
-  start_server({"openssl", "s_server", "-accept", "198.51.100.25:4433", "-servername", "b.example.net",
-                "-cert", file("a.example.net.pem"), "-key", file("a.example.net.key"), "-cert2",
-                file("b.example.net.pem"), "-key2", file("b.example.net.key")},
+  start_server({"openssl", "s_server", "-www", "-accept", "198.51.100.25:4433", "-servername",
+                "b.example.net", "-cert", file("a.example.net.pem"), "-key", file("a.example.net.key"),
+                "-cert2", file("b.example.net.pem"), "-key2", file("b.example.net.key")},
                {4433});
   check::Order o = order(4433, CheckType::tls);
-  EXPECT_EQ(probe(o).certificate->subject, "CN=a.example.net");
+  Outcome shown = probe(o);
+  ASSERT_TRUE(shown.certificate) << shown.reason;
+  EXPECT_EQ(shown.certificate->subject, "CN=a.example.net");
   o.sni = "b.example.net";
-  EXPECT_EQ(probe(o).certificate->subject, "CN=b.example.net");
+  shown = probe(o);
+  ASSERT_TRUE(shown.certificate) << shown.reason;
+  EXPECT_EQ(shown.certificate->subject, "CN=b.example.net");
 }
 
 TEST_F(Probe, SaysWhyNobodyIsThere) {
