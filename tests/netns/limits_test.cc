@@ -17,7 +17,8 @@ class Limits : public Edge {
   void start_limits(const std::string& keys, const std::string& limits = "") {
     for (const char* address : {"10.1.0.1/32", "10.2.0.1/32"})
       netns_.ip(std::string("addr add ") + address + " dev lo");
-    for (const char* address : {"2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:2::1", "2001:db8:66::1"})
+    for (const char* address :
+         {"2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1", "2001:db8:66::1"})
       netns_.ip(std::string("addr add ") + address + "/128 dev lo nodad");
     DaemonOptions options;
     options.tables = "[upstream.mailbox]\nservers = [\"127.0.0.1:3525\"]\n" + limits +
@@ -106,13 +107,13 @@ TEST_P(Limits, FlowsPerClient) {
     EXPECT_TRUE(comes(client, 2526));
     EXPECT_FALSE(comes(client, 2526));
   }
-  EXPECT_TRUE(comes("2001:db8:0:1::1") && comes("2001:db8:0:1::2"));
-  EXPECT_FALSE(comes("2001:db8:0:1::2"));  // of the same /64
+  EXPECT_TRUE(comes("2001:db8:0:1::1") && comes("2001:db8:0:1:ffff::2"));
+  EXPECT_FALSE(comes("2001:db8:0:1:ffff::2"));  // of the same /64
   EXPECT_TRUE(comes("2001:db8:0:2::1"));
   flows.clear();
   EXPECT_TRUE(daemon_->wait_active(0));
-  EXPECT_TRUE(comes("2001:db8:0:1::2") && comes("2001:db8:0:1::1"));
-  EXPECT_FALSE(comes("2001:db8:0:1::2"));
+  EXPECT_TRUE(comes("2001:db8:0:1:ffff::2") && comes("2001:db8:0:1::1"));
+  EXPECT_FALSE(comes("2001:db8:0:1:ffff::2"));
   expect_refused("max_flows_per_client", 6);
 }
 
@@ -121,7 +122,7 @@ TEST_P(Limits, NewFlowsPerClient) {
   EXPECT_TRUE(come("10.1.0.1") && come("10.1.0.1"));
   EXPECT_FALSE(come("10.1.0.1"));
   EXPECT_TRUE(come("10.2.0.1"));
-  EXPECT_TRUE(come("2001:db8:0:1::1") && come("2001:db8:0:1::2"));
+  EXPECT_TRUE(come("2001:db8:0:1::1") && come("2001:db8:0:1:ffff::2"));
   EXPECT_FALSE(come("2001:db8:0:1::1"));
   unsigned served = 0;
   while (come("10.1.0.1", 2526)) served++;

@@ -94,6 +94,7 @@ const char* hint(int error) {
 
 std::vector<std::string> Listeners::apply(const std::shared_ptr<const flow::Plan>& plan) {
   std::lock_guard lock(mutex_);
+  if (stopped_) return {};  // a reload that the end has overtaken
   plan_ = plan;
   const config::Config& config = plan->config();
   std::map<Key, Wanted> next;

@@ -283,7 +283,8 @@ void Worker::refuse(const Arrival& a, CloseReason reason) {
     count(shared_.statistics.listeners[a.listener].accepted);
     count(shared_.statistics.listeners[a.listener].closed);
   }
-  if (a.plan->config().daemon.log_access && refusals_.allow(now_ns_))
+  const bool quiet = access_level(reason) == log::Level::debug;  // a proxy's probe, which may be many
+  if (a.plan->config().daemon.log_access && (quiet || refusals_.allow(now_ns_)))
     log::write(access_level(reason),
                fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(a.fd),
                            peer_of(a.fd).text(), a.plan->listener(a.listener).name, text(reason)));
