@@ -214,6 +214,7 @@ TEST_F(HaproxyBelieved, ChecksInSilence) {
   }
   EXPECT_EQ(echo_->served(), 0u);
   EXPECT_EQ(daemon_->log().find("info  flow "), std::string::npos) << daemon_->log();
+  EXPECT_EQ(daemon_->log().find("more refused"), std::string::npos) << daemon_->log();
   EXPECT_EQ(daemon_->log().find(" warn "), std::string::npos) << daemon_->log();
 }
 

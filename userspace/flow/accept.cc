@@ -283,11 +283,10 @@ void Worker::refuse(const Arrival& a, CloseReason reason) {
     count(shared_.statistics.listeners[a.listener].accepted);
     count(shared_.statistics.listeners[a.listener].closed);
   }
-  const bool quiet = access_level(reason) == log::Level::debug;  // a proxy's probe, which may be many
-  if (a.plan->config().daemon.log_access && (quiet || refusals_.allow(now_ns_)))
-    log::write(access_level(reason),
-               fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(a.fd),
-                           peer_of(a.fd).text(), a.plan->listener(a.listener).name, text(reason)));
+  const log::Level level = access_level(reason);  // a proxy's probes take no line from others
+  if (a.plan->config().daemon.log_access && (level == log::Level::debug || refusals_.allow(now_ns_)))
+    log::write(level, fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(a.fd),
+                                  peer_of(a.fd).text(), a.plan->listener(a.listener).name, text(reason)));
   linger rst{1, 0};
   setsockopt(a.fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
   close(a.fd);
