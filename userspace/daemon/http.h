@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // daemon/http.h: GET and HEAD over HTTP/1.1, one request a connection. One thread of its own. Boost.Beast
-// reads requests and writes answers; sockets and their bounds are ours. A slow, silent or malicious client delays nobody but
-// itself. What the pages say is not known here. tests/netns/http_test.cc keeps it true.
+// reads requests and writes answers; sockets and their bounds are ours. A slow, silent or malicious client
+// delays nobody but itself. What the pages say is not known here. tests/netns/http_test.cc keeps it true.
 #pragma once
 #include <chrono>
 #include <functional>
