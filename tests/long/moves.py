@@ -37,7 +37,8 @@ name = "stays"
 bind = ["{edge}"]
 upstream = "server"
 """
-MORE = '[[listener]]\nname = "comes-and-goes"\nbind = ["127.0.0.1:2526"]\nupstream = "server"\n'
+MORE_PORT = 2526
+MORE = f'[[listener]]\nname = "comes-and-goes"\nbind = ["127.0.0.1:{MORE_PORT}"]\nupstream = "server"\n'
 
 
 def add_arguments(parser):
@@ -147,8 +148,8 @@ class Load:
 
 
 class Operator:
-    def __init__(self, daemon):
-        self.daemon, self.reloads = daemon, 0
+    def __init__(self, netns, daemon):
+        self.netns, self.daemon, self.reloads = netns, daemon, 0
 
     def reload(self):
         """Every other time with a listener more and another timeout."""
@@ -156,6 +157,8 @@ class Operator:
         odd = self.reloads % 2
         self.daemon.config.write_text(self.daemon.configuration.replace(tables(5), tables(5 + odd) + MORE * odd))
         self.daemon.penstock("reload")
+        if bool(self.netns.run("ss", "-Hltn", f"sport = :{MORE_PORT}").strip()) != bool(odd):
+            raise Failed(f"reload {self.reloads}: port {MORE_PORT} is {'not ' * odd}listened on")
 
 
 def tables(client_hello_s):
@@ -176,7 +179,7 @@ def prove(options, report):
         server.come(home)
         names.point(NAME, home)
         daemon = Daemon(stage, netns, tables(5))
-        operator = Operator(daemon)
+        operator = Operator(netns, daemon)
         under_load(report, options, netns, names, server, daemon, operator)
         without_load(report, options, daemon, operator)
         daemon.stop()
