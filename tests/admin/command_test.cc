@@ -123,11 +123,12 @@ const Json kStatus = Json::parse(R"({
   "version": "0.1.0", "pid": 4711, "uptime_s": 7265, "engine": "sockmap", "engine_reason": "every capability is there",
   "io": "epoll, as the daemon says",
   "kernel": "6.1.0", "threads": 2, "http": {"address": "127.0.0.1:9464", "state": "waiting", "reason": "in use"}, "news": {"from": ["a", "later", "version"]},
+  "configuration": {"file": "/etc/penstock/penstock.toml", "reloads": 3, "pending": ["daemon.threads"], "error": "a mistake in the configuration"},
   "listeners": [
     {"name": "web", "bind": ["[::]:443"], "state": "waiting", "reason": "address in use", "accepted": 0, "active": 0, "closed": 0},
     {"name": "mail", "bind": ["0.0.0.0:25", "[::]:25"], "state": "listening", "accepted": 1200, "active": 12, "closed": 1188}],
   "upstreams": [{"name": "mailbox", "servers": [
-    {"server": "mailbox.example", "addresses": ["2001:db8::1", "192.0.2.1"], "active": 12, "dialed": 1190, "dial_failed": 3},
+    {"server": "mailbox.example", "state": "up", "addresses": ["2001:db8::1", "192.0.2.1"], "active": 12, "dialed": 1190, "dial_failed": 3},
     {"server": "gone.example", "addresses": [], "active": 0, "dialed": 0, "dial_failed": 0}]}],
   "totals": {"accepted": 1200, "active": 12, "closed": {"client_reset": 8, "done": 1180, "idle": 0},
     "bytes": {"splice": 1610612736, "relay": 1023}, "lane_changes": {"backlog": 5}, "fallbacks": {"map_full": 0},
@@ -145,14 +146,17 @@ flows   1200 accepted = 12 active + 1188 closed
 bytes   1.5 GiB in splice, 1023 B in relay
 memory  0 B held, 64.0 KiB in pipes, limit 256.0 MiB
 http    127.0.0.1:9464 waiting: in use
+config  /etc/penstock/penstock.toml, reloaded 3 times
+        the last reload changed nothing: a mistake in the configuration
+        pending until a restart: daemon.threads
 
 LISTENER  BIND                 STATE      ACCEPTED  ACTIVE  CLOSED  REASON
 mail      0.0.0.0:25, [::]:25  listening      1200      12    1188
 web       [::]:443             waiting           0       0       0  address in use
 
-UPSTREAM  SERVER           ADDRESSES               ACTIVE  DIALED  FAILED
-mailbox   mailbox.example  2001:db8::1, 192.0.2.1      12    1190       3
-mailbox   gone.example     -                            0       0       0
+UPSTREAM  SERVER           STATE  ADDRESSES               ACTIVE  DIALED  FAILED
+mailbox   mailbox.example  up     2001:db8::1, 192.0.2.1      12    1190       3
+mailbox   gone.example     -      -                            0       0       0
 
 CLOSED BY     COUNT
 done           1180
@@ -180,8 +184,8 @@ TEST_F(CommandTest, status_shows_what_is_counted_for_an_upstream_as_a_whole) {
                      {"dialed", 5},
                      {"dial_failed", 1}}}}});
   auto out = ask({"status"}).out;
-  EXPECT_NE(out.find("web       192.0.2.1:443  -               2       5       1\n"
-                     "web       192.0.2.2:443  -               -       -       -\n"),
+  EXPECT_NE(out.find("web       192.0.2.1:443  -      -               2       5       1\n"
+                     "web       192.0.2.2:443  -      -               -       -       -\n"),
             std::string::npos)
       << out;
 }
@@ -597,12 +601,8 @@ TEST_F(CommandTest, explain_refuses_what_no_client_is) {
 }
 
 TEST_F(CommandTest, what_is_not_there_yet_says_so) {
-  for (const auto& words : {std::vector<std::string>{"top"},
-                            {"drain", "mail"},
-                            {"resume", "mail"},
-                            {"reload"},
-                            {"upgrade"},
-                            {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
+  for (const auto& words :
+       {std::vector<std::string>{"top"}, {"upgrade"}, {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
     auto ran = ask(words);
     EXPECT_EQ(ran.exit_code, 1);
     EXPECT_EQ(ran.err, "penstock: " + words[0] + ": not available in this version\n");

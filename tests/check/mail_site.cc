@@ -102,6 +102,10 @@ void MailSite::start_postfix() {
   if (!mail_logged("daemon started")) throw std::runtime_error("postfix: " + programs_.back().output());
 }
 
+bool MailSite::mail_logged(const std::string& text) const {
+  return wait_until([&] { return mail_log().find(text) != std::string::npos; });
+}
+
 void MailSite::start_dovecot() {
   make_certificate("imap.example.net");
   directory_.write("dovecot.conf", "base_dir = " + file("dovecot") + "\nstate_dir = " + file("dovecot") +

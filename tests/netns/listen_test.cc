@@ -65,6 +65,8 @@ TEST_P(Listen, AddressesThatComeLater) {
     EXPECT_EQ(greeting(at("192.0.2.25", 2525)), "mailbox -");
     netns_.ip("addr add 2001:db8::25/128 dev lo nodad");
     EXPECT_TRUE(becomes("mail", "listening")) << listener_status("mail");
+    // Its route comes after the address (net/ipv6/addrconf.c).
+    EXPECT_TRUE(wait_until([] { return TcpStream::try_connect(at("2001:db8::25", 2525)) == 0; }));
     EXPECT_EQ(greeting(at("2001:db8::25", 2525)), "mailbox -");
     netns_.ip("addr del 192.0.2.25/32 dev lo");
     netns_.ip("addr del 2001:db8::25/128 dev lo");

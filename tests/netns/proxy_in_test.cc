@@ -193,9 +193,12 @@ TEST_P(ProxyIn, UniqueIdAndChecksumWhenAskedFor) {
   const TcpListener server(at(kAddress, kServerPort));
   std::string before;
   for (const std::string& tlvs : {tlv(0x05, "id-1"), tlv(0xe0, "own"), std::string()}) {
-    const TcpStream front = connect_front();
-    front.send_all(v2_ipv4(tlvs));
-    const ProxyHeader header = read_proxy_header(server.accept());
+    ProxyHeader header;
+    {
+      const TcpStream front = connect_front();
+      front.send_all(v2_ipv4(tlvs));
+      header = read_proxy_header(server.accept());
+    }
     EXPECT_EQ(header.bytes, summed(header.bytes));
     EXPECT_EQ(header.tlvs.contains(0xe0), tlvs == tlv(0xe0, "own"));
     const std::string id = header.tlvs.at(0x05);
@@ -211,8 +214,8 @@ TEST_P(ProxyIn, TlvsBeyondTheBoundLeaveTheirRoomToOthers) {
   EXPECT_EQ(server_gets(v2_ipv4(certificate + id) + "EHLO\r\n"), v2_ipv4(id) + "EHLO\r\n");
   EXPECT_EQ(server_gets(v2_ipv4(certificate + id) + "EHLO\r\n"), v2_ipv4(id) + "EHLO\r\n");
   EXPECT_EQ(daemon_->totals().at("tlvs_dropped"), 2);
+  EXPECT_TRUE(daemon_->process().wait_for("TLVs are not passed on"));
   const std::string log = daemon_->log();
-  EXPECT_NE(log.find("TLVs are not passed on"), std::string::npos);
   EXPECT_EQ(log.find("TLVs are not passed on"), log.rfind("TLVs are not passed on"));
 }
 
@@ -664,10 +667,10 @@ TEST_P(ProxyInSni, Strangers) {
   const unsigned served = mailbox_.served() + local_.served();
   for (const std::string& header : {v2_ipv4(), kV1}) {
     const TcpStream forger = connect_stranger();
-    for (const char byte : header.substr(0, 13)) {
-      if (::send(forger.fd(), &byte, 1, MSG_NOSIGNAL) < 0) break;
-    }
-    EXPECT_EQ(forger.recv_to_end(), End::reset);
+    bool told = false;  // a reset is told once: by send(2) or by recv(2)
+    for (const char byte : header.substr(0, 13))
+      told = told || (::send(forger.fd(), &byte, 1, MSG_NOSIGNAL) < 0 && errno == ECONNRESET);
+    EXPECT_TRUE(told || forger.recv_to_end() == End::reset);
   }
   EXPECT_TRUE(wait_until([&] { return daemon_->closed("proxy_not_trusted") == 2; })) << daemon_->status();
   EXPECT_EQ(mailbox_.served() + local_.served(), served);

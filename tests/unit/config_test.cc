@@ -132,8 +132,7 @@ TEST(Config, TheMailEdgeWithItsHealthCheck) {
 }
 
 TEST(Config, TheExampleInPackaging) {
-  const std::filesystem::path tests = std::filesystem::path(__FILE__).parent_path().parent_path();
-  const Parsed p = load(tests.parent_path() / "packaging/examples/mail-edge.toml", std::nullopt);
+  const Parsed p = load(PENSTOCK_EXAMPLES "/mail-edge.toml", std::nullopt);
   for (const Diagnostic& d : p.diagnostics) ADD_FAILURE() << d.text;
   ASSERT_TRUE(p.config);
   EXPECT_EQ(p.config->upstreams.at(0).servers.at(0).host, "mailbox.internal.example.net");
@@ -219,14 +218,14 @@ half_closed = "4h"
 keepalive = "6s"
 [limits]
 memory = "64MiB"
+max_flows = 900
+max_flows_per_client = 90
+new_flows_per_client = "30/1m"
 [dns]
 servers = ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353"]
 ttl_min = "0s"
 ttl_max = "5m"
 stale = "7d"
-max_flows = 900
-max_flows_per_client = 90
-new_flows_per_client = "30/1m"
 [upstream.a]
 servers = ["a.example", { address = "192.0.2.1:25", weight = 256, backup = true }]
 proxy_protocol = "v1"

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -45,6 +46,11 @@ CloseReason reason_of(int error) {
 
 Op op_of(uint32_t attempt) {
   return static_cast<Op>(static_cast<uint32_t>(Op::connect) + attempt);
+}
+
+// steady_clock is CLOCK_MONOTONIC, as io::now_ns().
+uint64_t nanoseconds_of(std::chrono::steady_clock::time_point t) {
+  return static_cast<uint64_t>(std::chrono::nanoseconds(t.time_since_epoch()).count());
 }
 
 // 0, or an errno.
@@ -154,6 +160,7 @@ void Worker::attempt_failed(Flow& f, uint32_t attempt, int error) {
   if (a.fd >= 0) close(std::exchange(a.fd, -1));
   count(shared_.statistics.upstreams[f.record->upstream].dial_failed);
   dial.failure = reason_of(error);
+  dial.failed_ns = now_ns_;
   if (f.server->failures() == 0)
     log::warn("upstream {}: {}: {}", f.server->upstream(), a.to.text(), strerror(error));
   if (dial.failure == CloseReason::fd_limit) return begin_close(f, dial.failure);
@@ -193,7 +200,11 @@ void Worker::on_renewed(Flow& f, const dns::Answer& answer) {
     if (std::find(dial.addresses.begin(), dial.addresses.end(), address) == dial.addresses.end())
       dial.addresses.push_back(address);
   if (dial.next < dial.addresses.size()) return begin_attempt(f);
-  if (!dial.in_flight()) server_failed(f, dial.failure, "");
+  if (dial.in_flight()) return;
+  // Said before the last attempt failed, since a name is asked once a second at most: it may be another now.
+  const bool old = nanoseconds_of(answer.obtained) < dial.failed_ns && answer.error.empty();
+  if (!old) return server_failed(f, dial.failure, "");
+  set_phase_deadline(f, std::min(dial.server_until_ns, now_ns_ + kRenewNs));
 }
 
 // In `resolving` or `dialing`: the next one, or the end. `why`: for the log, where no attempt has said it.
