@@ -62,13 +62,28 @@ Json examination_json(const check::Examination& e) {
   return j;
 }
 
+// Those whose upstream says on_marked_down = "close".
+void close_flows_of(const flow::Shared& shared, const flow::Server& server) {
+  for (const auto& worker : shared.workers) {
+    worker->post([gone = &server](flow::Worker& w) {
+      w.for_each_flow([&](flow::Flow& f) {
+        if (f.server == gone &&
+            f.plan->upstream(f.record->upstream).on_marked_down == config::OnMarkedDown::close)
+          w.kill_here(f, flow::CloseReason::server_down);
+      });
+    });
+  }
+}
+
 }  // namespace
 
 void tell_flows(const flow::Shared& shared, const std::string& key, const check::Health& health) {
   const auto plan = shared.plan();
   for (size_t i = 0; i < plan->config().upstreams.size(); i++) {
     plan->servers_at(i).for_each_server([&](flow::Server& s) {
-      if (check::Target::key_of(s.upstream(), s.what().text) == key) s.health = flow_health(health.state);
+      if (check::Target::key_of(s.upstream(), s.what().text) != key) return;
+      s.health = flow_health(health.state);
+      if (s.health == flow::Health::down) close_flows_of(shared, s);
     });
   }
 }

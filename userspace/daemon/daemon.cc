@@ -274,6 +274,9 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   if (!checker) return fail(checker.error().message);
   p.checker = std::move(*checker);
   facts.checker = p.checker.get();
+  p.shared.on_dial_failed = [&](const flow::Server& s, flow::CloseReason why) {
+    p.checker->suspect(check::Target::key_of(s.upstream(), s.what().text), flow::text(why));
+  };
   p.doctor.emplace(*p.resolver);
   if (auto s = p.listeners->watch(); !s) return fail(s.error().message);
 

@@ -143,7 +143,6 @@ void Worker::attempt_won(Flow& f, uint32_t attempt) {
     if (f.server->dial_succeeded())
       log::info("upstream {}: server {} is reached again, after {} dials that failed", f.server->upstream(),
                 f.server->what().text, failures);
-    if (shared_.on_dialed) shared_.on_dialed(*f.server, true);
   }
   for (uint32_t i = 0; i < kAttemptsMax; i++)
     if (dial.attempts[i].fd >= 0) give_up(f, i);
@@ -215,7 +214,7 @@ void Worker::server_failed(Flow& f, CloseReason reason, const std::string& why) 
   dial.question++;
   if (f.server->dial_failed(now_ns_) && !why.empty())
     log::warn("upstream {}: server {}: {}", u.name, f.server->what().text, why);
-  if (shared_.on_dialed) shared_.on_dialed(*f.server, false);
+  if (shared_.on_dial_failed) shared_.on_dial_failed(*f.server, reason);
   if (dial.retries_left == 0 || now_ns_ >= dial.until_ns) return begin_close(f, reason);
   for (uint32_t i = 0; i < kAttemptsMax; i++)
     if (dial.attempts[i].fd >= 0) give_up(f, i);
