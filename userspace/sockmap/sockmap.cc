@@ -16,7 +16,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpedantic"
@@ -33,6 +35,7 @@ namespace {
 
 constexpr uint32_t kEventRingBytes = 256 << 10;
 constexpr long kBpfFsMagic = 0xcafe4a11;  // BPF_FS_MAGIC, include/uapi/linux/magic.h
+constexpr std::chrono::milliseconds kPinPatience{500};
 constexpr const char* kPinned[] = {"flows", "listeners", "upstreams", "totals"};
 
 // libbpf talks on stderr; keep what it says for the error we return.
@@ -60,6 +63,34 @@ T* map_memory(int fd, size_t bytes) {
   size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   void* p = mmap(nullptr, (bytes + page - 1) / page * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
+}
+
+// The directory of the pins, made and locked for as long as the descriptor is open, which ends with the
+// process however that ends. Invalid: errno says why, EWOULDBLOCK that another holds it. A daemon that has
+// just ended may still be removing its own.
+Fd lock_pins(const std::string& directory, std::chrono::milliseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  for (;; std::this_thread::sleep_for(std::chrono::milliseconds(10))) {
+    const bool made = mkdir(directory.c_str(), 0755) == 0;
+    if (!made && errno != EEXIST) return Fd();
+    Fd lock(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const int error = errno;
+    if (!lock.valid()) {
+      if (made) rmdir(directory.c_str());
+      if (!made && error == ENOENT) continue;  // removed meanwhile
+      errno = error;
+      return lock;
+    }
+    if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) {
+      struct stat locked {
+      }, there{};
+      if (fstat(lock.get(), &locked) == 0 && stat(directory.c_str(), &there) == 0 &&
+          locked.st_ino == there.st_ino)
+        return lock;
+      continue;  // whoever held it has removed it
+    }
+    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() >= end) return Fd();
+  }
 }
 
 size_t pages(size_t bytes) {
@@ -186,15 +217,10 @@ void Sockmap::Impl::pin() {
     pin_error = fmt::format("{} is not on a bpffs (mount -t bpf bpf /sys/fs/bpf)", options.pin);
     return;
   }
-  if (mkdir(options.pin.c_str(), 0755) && errno != EEXIST) {
-    pin_error = fmt::format("cannot make {}: {}", options.pin, strerror(errno));
-    return;
-  }
-  // Gone with the process that holds it, however that ends.
-  pin_lock = Fd(::open(options.pin.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!pin_lock.valid() || flock(pin_lock.get(), LOCK_EX | LOCK_NB)) {
-    pin_error = fmt::format("cannot pin in {}: {}", options.pin,
-                            errno == EWOULDBLOCK ? "another penstock does" : strerror(errno));
+  pin_lock = lock_pins(options.pin, kPinPatience);
+  if (!pin_lock.valid()) {
+    pin_error = errno == EWOULDBLOCK ? fmt::format("cannot pin in {}: another penstock does", options.pin)
+                                     : fmt::format("cannot make {}: {}", options.pin, strerror(errno));
     return;
   }
   pinned = true;
@@ -218,7 +244,9 @@ Sockmap::Sockmap(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Sockmap::~Sockmap() = default;
 
 void Sockmap::remove_for(pid_t pid) {
-  impl_->unpin();
+  // The daemon's lock ended with it; whoever holds it now pins there.
+  const Fd lock = impl_->pinned ? lock_pins(impl_->options.pin, std::chrono::milliseconds(0)) : Fd();
+  if (lock.valid()) impl_->unpin();
   impl_->cgroup.leave(pid);
 }
 
