@@ -64,9 +64,10 @@ def make_cgroup():
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         where, kind = line.split()[1:3]
         if kind == "cgroup2":
-            for dead in pathlib.Path(where).glob("penstock-lab-*"):  # of those that were killed; a living one stays
-                with contextlib.suppress(OSError):
-                    remove_cgroup(dead, 0)
+            for other in pathlib.Path(where).glob("penstock-lab-*"):
+                if not pathlib.Path("/proc", other.name.rpartition("-")[2]).exists():  # it was killed
+                    with contextlib.suppress(OSError):
+                        remove_cgroup(other, 0)
             cgroup = pathlib.Path(where) / f"penstock-lab-{os.getpid()}"
             cgroup.mkdir()
             return cgroup
