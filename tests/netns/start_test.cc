@@ -13,6 +13,12 @@
 namespace penstock::test {
 namespace {
 
+// Nobody may be there to take note of its end.
+bool is_zombie(pid_t pid) {
+  const std::string stat = read_file("/proc/" + std::to_string(pid) + "/stat");
+  return stat.find(") Z ") != std::string::npos;
+}
+
 struct Start : testing::Test {
   // Runs the daemon with this file until it ends by itself.
   struct Outcome {
@@ -122,6 +128,38 @@ TEST_F(Start, PinsOfALivingOneAreLeftAlone) {
   expect_serves(replaced(minimal(), kPin, first.pin()),
                 "statistics are not pinned: cannot pin in " + first.pin() + ": another penstock does");
   EXPECT_TRUE(first.pinned_flows());
+}
+
+// The one that is root removes what a killed daemon left, but not what is another's by then.
+TEST_F(Start, PinsOfTheNextOneAreLeftAlone) {
+  const std::string file =
+      directory.write("penstock.toml", replaced(minimal(), "[daemon]\n", "[daemon]\nuser = \"nobody\"\n"));
+  Process first({daemon_program(), "--config", file});
+  ASSERT_TRUE(first.wait_for("ready")) << first.output();
+  const std::string pid = std::to_string(first.pid());
+  const pid_t caretaker = std::stoi("0" + read_file("/proc/" + pid + "/task/" + pid + "/children"));
+  ASSERT_GT(caretaker, 0);
+  ASSERT_EQ(::kill(caretaker, SIGSTOP), 0);
+  ::kill(first.pid(), SIGKILL);
+  TempDir other;  // its admin socket is not the first one's
+  Process second({daemon_program(), "--config",
+                  other.write("penstock.toml", replaced(minimal(), directory.path(), other.path()))});
+  EXPECT_TRUE(second.wait_for("ready")) << second.output();
+  ASSERT_EQ(::kill(caretaker, SIGCONT), 0);
+  EXPECT_TRUE(wait_until([&] { return ::kill(caretaker, 0) != 0 || is_zombie(caretaker); }));
+  EXPECT_TRUE(std::filesystem::exists(std::string(kPin) + "/flows"));
+  second.signal(SIGTERM);
+  EXPECT_EQ(second.wait_exit(), 0) << second.output();
+}
+
+TEST_F(Start, PinIsADanglingLink) {
+  std::filesystem::create_directory_symlink("/sys/fs/bpf/missing", kPin);
+  Process process({daemon_program(), "--config", directory.write("penstock.toml", minimal())});
+  EXPECT_TRUE(process.wait_for("ready")) << process.output();
+  EXPECT_TRUE(process.wait_for("statistics are not pinned: cannot make ")) << process.output();
+  process.signal(SIGTERM);
+  EXPECT_EQ(process.wait_exit(), 0) << process.output();
+  std::filesystem::remove(kPin);
 }
 
 TEST_F(Start, AdminDirectoryNotWritable) {
