@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starts that must fail, and how they say it: exit 2 for the operator's mistake, 1 for what the machine
 // refuses.
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
@@ -13,11 +16,26 @@
 namespace penstock::test {
 namespace {
 
-// Nobody may be there to take note of its end.
-bool is_zombie(pid_t pid) {
-  const std::string stat = read_file("/proc/" + std::to_string(pid) + "/stat");
-  return stat.find(") Z ") != std::string::npos;
-}
+// Stops a process where SIGSTOP would not do: a process group that loses its parent is continued.
+class Halted {
+ public:
+  explicit Halted(pid_t pid) : pid_(pid) {
+    EXPECT_EQ(::ptrace(PTRACE_SEIZE, pid_, 0, 0), 0);
+    EXPECT_EQ(::ptrace(PTRACE_INTERRUPT, pid_, 0, 0), 0);
+    EXPECT_EQ(::waitpid(pid_, &status_, __WALL), pid_);
+  }
+  // Lets it go on; its exit code, or -1.
+  int run_to_end() {
+    do {
+      if (::ptrace(PTRACE_CONT, pid_, 0, 0) != 0) return -1;
+    } while (::waitpid(pid_, &status_, __WALL) == pid_ && WIFSTOPPED(status_));
+    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
+  }
+
+ private:
+  const pid_t pid_;
+  int status_ = 0;
+};
 
 struct Start : testing::Test {
   // Runs the daemon with this file until it ends by itself.
@@ -139,14 +157,13 @@ TEST_F(Start, PinsOfTheNextOneAreLeftAlone) {
   const std::string pid = std::to_string(first.pid());
   const pid_t caretaker = std::stoi("0" + read_file("/proc/" + pid + "/task/" + pid + "/children"));
   ASSERT_GT(caretaker, 0);
-  ASSERT_EQ(::kill(caretaker, SIGSTOP), 0);
+  Halted halted(caretaker);
   ::kill(first.pid(), SIGKILL);
   TempDir other;  // its admin socket is not the first one's
   Process second({daemon_program(), "--config",
                   other.write("penstock.toml", replaced(minimal(), directory.path(), other.path()))});
   EXPECT_TRUE(second.wait_for("ready")) << second.output();
-  ASSERT_EQ(::kill(caretaker, SIGCONT), 0);
-  EXPECT_TRUE(wait_until([&] { return ::kill(caretaker, 0) != 0 || is_zombie(caretaker); }));
+  EXPECT_EQ(halted.run_to_end(), 0);
   EXPECT_TRUE(std::filesystem::exists(std::string(kPin) + "/flows"));
   second.signal(SIGTERM);
   EXPECT_EQ(second.wait_exit(), 0) << second.output();
