@@ -74,22 +74,21 @@ Fd lock_pins(const std::string& directory, std::chrono::milliseconds patience) {
     const bool made = mkdir(directory.c_str(), 0755) == 0;
     if (!made && errno != EEXIST) return Fd();
     Fd lock(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    const int error = errno;
-    if (!lock.valid()) {
-      if (made) rmdir(directory.c_str());
-      if (!made && error == ENOENT) continue;  // removed meanwhile
+    int error = lock.valid() ? 0 : errno;
+    if (error && made) rmdir(directory.c_str());
+    if (!error && flock(lock.get(), LOCK_EX | LOCK_NB)) error = errno;
+    // Whoever held it may have removed it.
+    struct stat locked {
+    }, there{};
+    if (!error && fstat(lock.get(), &locked) == 0) {
+      if (stat(directory.c_str(), &there) == 0 && locked.st_ino == there.st_ino) return lock;
+      error = ENOENT;
+    }
+    if ((error != EWOULDBLOCK && error != ENOENT) || std::chrono::steady_clock::now() >= end) {
+      lock.reset();
       errno = error;
       return lock;
     }
-    if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) {
-      struct stat locked {
-      }, there{};
-      if (fstat(lock.get(), &locked) == 0 && stat(directory.c_str(), &there) == 0 &&
-          locked.st_ino == there.st_ino)
-        return lock;
-      continue;  // whoever held it has removed it
-    }
-    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() >= end) return Fd();
   }
 }
 
