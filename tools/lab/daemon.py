@@ -39,8 +39,8 @@ class Line:
 class Daemon:
     def __init__(self, stage, netns, tables, *, name="penstockd", engine="auto", threads=0, max_flows=1024,
                  environment=None, through=(), access_log=False, http="", files=None):
-        """`tables`: more TOML, upstreams and listeners. `through`: words of a program that becomes the daemon. `files`:
-        texts by name, beside the configuration."""
+        """`tables`: more TOML, upstreams and listeners. `max_flows`: None, the default. `through`: words of a program that
+        becomes the daemon. `files`: texts by name, beside the configuration."""
         directory = stage.directory / name
         directory.mkdir()
         for file, text in (files or {}).items():
@@ -51,7 +51,7 @@ class Daemon:
         self.configuration = (
             f'[daemon]\nengine = "{engine}"\nthreads = {threads}\nlog = {{ access = {str(access_log).lower()} }}\n'
             f'[admin]\nsocket = "{self.admin}"\nhttp = "{http}"\n'
-            f'[bpf]\npin = "{self.pin}"\nmax_flows = {max_flows}\n{tables}')
+            f'[bpf]\npin = "{self.pin}"\n{f"max_flows = {max_flows}" if max_flows else ""}\n{tables}')
         config.write_text(self.configuration)
         self.process = stage.start(netns, name, *through, stage.program("userspace/penstockd"), "--config", config,
                                    environment=environment)

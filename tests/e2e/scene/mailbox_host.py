@@ -78,7 +78,13 @@ userdb {{
   driver = static
   args = uid=5000 gid=5000 home={mail}
 }}
+default_process_limit = 1100
+default_client_limit = 4500
+service imap {{
+  process_limit = 1100
+}}
 service imap-login {{
+  service_count = 0
   inet_listener imap {{
     haproxy = yes
   }}

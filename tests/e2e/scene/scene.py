@@ -54,11 +54,11 @@ class Scene:
         start_nginx(stage, self.edge_host, "local-web", ("127.0.0.1:8443",), (WWW,), self.certificate)
         self.edges, self.numbers = [], itertools.count(1)
 
-    def start_edge(self, *, tables="", change=lambda text: text):
-        """penstockd as the example has it; `change`: of its text; `tables`: more TOML."""
+    def start_edge(self, *, tables="", change=lambda text: text, **more):
+        """penstockd as the example has it; `change`: of its text; `tables`: more TOML; `more`: for Daemon."""
         shipped = (ROOT / "packaging/examples/mail-edge.toml").read_text()
         edge = Daemon(self.stage, self.edge_host, tables + change(shipped), name=f"edge-{next(self.numbers)}",
-                      access_log=True, files={"penstock.env": f"MAILBOX_HOST={MAILBOX}\n"})
+                      access_log=True, files={"penstock.env": f"MAILBOX_HOST={MAILBOX}\n"}, **more)
         self.edges.append(edge)
         return edge
 
