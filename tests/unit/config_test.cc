@@ -1080,6 +1080,10 @@ TEST(Config, Variables) {
             "2:16: error: \"${\" does not name a variable; accepted: ${NAME} or ${NAME:-default}, NAME of "
             "letters, digits "
             "and _\n");
+  EXPECT_EQ(said(with("timeouts.idle = '${NOBODY}'")),  // and nothing of what it is not
+            "1:17: error: NOBODY is not set, neither in the environment nor in the env file; accepted: "
+            "NOBODY=value in "
+            "either, or ${NOBODY:-default} here\n");
   EXPECT_EQ(config_of(with("daemon.user = 'a${PORT}-${X:-b}'")).daemon.user, "a8443-b");
   EXPECT_EQ(config_of(with("timeouts.idle = '${X:-7s}'")).timeouts.idle, 7s);
 }

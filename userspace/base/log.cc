@@ -19,6 +19,10 @@
 #include <memory>
 #include <mutex>
 
+// Of the two that libstdc++ 12 and later have, the one that GCC 11's has too: EL 9.
+asm(".symver _ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE, "
+    "_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE@GLIBCXX_3.4.11");
+
 namespace penstock::log {
 namespace {
 

@@ -29,11 +29,15 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 bool Diagnostics::has_errors() const {
-  return std::any_of(found_.begin(), found_.end(), [](const Found& f) { return f.is_error; });
+  return !unknown_.empty() ||
+         std::any_of(found_.begin(), found_.end(), [](const Found& f) { return f.is_error; });
 }
 
 std::vector<Diagnostic> Diagnostics::by_line() const {
-  std::vector<Found> sorted = found_;
+  std::vector<Found> sorted;
+  for (const auto& [at, what] : unknown_) sorted.push_back({at, true, what});
+  for (const Found& f : found_)
+    if (!unknown_.contains(f.at)) sorted.push_back(f);
   std::stable_sort(sorted.begin(), sorted.end(), [](const Found& a, const Found& b) { return a.at < b.at; });
   std::vector<Diagnostic> out;
   for (const Found& f : sorted) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <compare>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -24,6 +25,8 @@ class Diagnostics {
   explicit Diagnostics(std::string_view file_name) : file_name_(file_name) {}
   // `what` is shown as it is: bytes of the file go through quoted().
   void error(Position at, std::string what) { found_.push_back({at, true, std::move(what)}); }
+  // The value there is not known: what is found wrong with it later is not told.
+  void unknown_value(Position at, std::string what) { unknown_[at] = std::move(what); }
   void warning(Position at, std::string what) { found_.push_back({at, false, std::move(what)}); }
   bool has_errors() const;
   std::vector<Diagnostic> by_line() const;
@@ -36,6 +39,7 @@ class Diagnostics {
   };
   std::string file_name_;
   std::vector<Found> found_;
+  std::map<Position, std::string> unknown_;
 };
 
 // Bytes of the file between double quotes, printable.

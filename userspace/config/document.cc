@@ -140,7 +140,7 @@ class TreeBuilder {
   std::string expanded(const std::string& text, Position at) {
     Result<std::string> out = expand(text, environment_);
     if (out) return std::move(out).value();
-    diagnostics_->error(at, out.error().message);
+    diagnostics_->unknown_value(at, out.error().message);
     return text;
   }
 

@@ -14,6 +14,8 @@
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,6 +36,11 @@ constexpr size_t kEventsPerTurn = 512;
 constexpr int kAcceptsPerTurn = 64;  // of one listener
 constexpr uint32_t kAlways = EPOLLERR | EPOLLHUP, kForEver = EPOLLRDHUP | EPOLLHUP;
 
+// Older C libraries have no name for it (glibc before 2.35).
+int epoll_pwait2(int epoll, epoll_event* events, int events_max, const timespec& timeout) {
+  return static_cast<int>(syscall(SYS_epoll_pwait2, epoll, events, events_max, &timeout, nullptr, 0));
+}
+
 class Epoll : public Io {
  public:
   Status set_up(const std::string& why) {
@@ -43,7 +50,7 @@ class Epoll : public Io {
     description_ = fmt::format("epoll ({})", why);
     const timespec at_once{};
     epoll_event none;
-    if (epoll_pwait2(epoll_.get(), &none, 1, &at_once, nullptr) < 0 && errno != EINTR) {
+    if (epoll_pwait2(epoll_.get(), &none, 1, at_once) < 0 && errno != EINTR) {
       description_ += fmt::format(", deadlines in ms (epoll_pwait2: {})", strerror(errno));
       in_ms_ = true;
     }
@@ -155,7 +162,7 @@ class Epoll : public Io {
     } else {
       const timespec timeout{static_cast<time_t>(left / 1'000'000'000),
                              static_cast<long>(left % 1'000'000'000)};
-      count = epoll_pwait2(epoll_.get(), events_, kEventsPerTurn, &timeout, nullptr);
+      count = epoll_pwait2(epoll_.get(), events_, kEventsPerTurn, timeout);
     }
     PENSTOCK_ASSERT(count >= 0 || errno == EINTR);
     return std::max(count, 0);
