@@ -53,6 +53,18 @@ def bpf_bytes(pid):
     return sum(weights.values())
 
 
+def mapped_bpf_bytes(pid):
+    """What of the process's RSS is pages of BPF maps; bpf_bytes() has them too."""
+    of_map, total = False, 0
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):  # the head of a mapping, its path last
+            of_map = words[-1] == "anon_inode:bpf-map"
+        elif of_map and words[0] == "Rss:":
+            total += int(words[1]) << 10
+    return total
+
+
 def family(pid):
     """The process and its descendants."""
     children = pathlib.Path(f"/proc/{pid}/task").glob("*/children")

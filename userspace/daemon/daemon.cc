@@ -37,7 +37,7 @@ namespace {
 
 constexpr uint64_t kRamPerFlow =
     64 << 10;  // default of bpf.max_flows: a flow's sockets cost about 10 KiB idle
-constexpr uint32_t kFlowsMin = 1024, kFlowsMax = 65536;
+constexpr uint32_t kFlowsMin = 1024, kFlowsMax = 49152;  // its maps are made whole: 22 MiB of them
 constexpr uint64_t kDescriptorsPerFlow = 6, kDescriptorsBeside = 256;  // two sockets, two pipes
 
 uint64_t ram_bytes() {

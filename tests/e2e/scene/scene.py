@@ -91,7 +91,7 @@ def make_certificates(directory):
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2", "-x509")
     run("openssl", "req", *curve, "-subj", "/CN=Example CA", "-keyout", key, "-out", authority)
     subjects = [*(f"DNS:{name}" for name in (*MAILBOX_NAMES, WWW)),
-                *(f"IP:{address}" for address in (*EDGE.values(), *FRONT.values()))]
+                *(f"IP:{address}" for address in (*EDGE.values(), *FRONT.values(), *HOME.values()))]
     run("openssl", "req", *curve, "-CA", authority, "-CAkey", key, "-subj", "/CN=mailbox", "-addext",
         "subjectAltName=" + ",".join(subjects), "-addext", "basicConstraints=critical,CA:FALSE",
         "-keyout", directory / "server.key", "-out", directory / "server.crt")
