@@ -53,6 +53,7 @@ class Scene:
                                MAILBOX_NAMES, self.certificate)
         start_nginx(stage, self.edge_host, "local-web", ("127.0.0.1:8443",), (WWW,), self.certificate)
         self.edges, self.numbers = [], itertools.count(1)
+        self.dns_outage_s = 3
 
     def start_edge(self, *, tables="", change=lambda text: text, **more):
         """penstockd as the example has it; `change`: of its text; `tables`: more TOML; `more`: for Daemon."""
