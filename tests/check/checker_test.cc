@@ -286,6 +286,26 @@ TEST_F(Checked, ThreeInARow) {
   EXPECT_TRUE(logged("server 198.51.100.25:7 is down: connection refused (3 checks in a row)"));
 }
 
+// postfix answers 421 to version 1's UNKNOWN, so what a check says by default is what a flow would.
+TEST_F(Checked, PostfixWithVersion1) {
+  start_postfix();
+  start_edge(R"(
+[upstream.mailbox]
+servers = ["198.51.100.25:2525"]
+proxy_protocol = "v1"
+check = { type = "smtp", interval = "1s" }
+[[listener]]
+name = "mail"
+bind = [":25"]
+upstream = "mailbox"
+)");
+  ASSERT_TRUE(is("up"));
+  ASSERT_TRUE(wait_until([&] { return server().at("health").at("checks") >= 3; }));
+  EXPECT_EQ(server().at("health").at("failed"), 0);
+  EXPECT_TRUE(mail_logged("disconnect from unknown[198.51.100.1] ehlo=1 quit=1"));
+  EXPECT_EQ(mail_log().find("haproxy"), std::string::npos) << "a header it does not understand";
+}
+
 TEST_F(Checked, TheMailboxBootsAfterTheEdge) {
   start_edge(R"(
 [upstream.mailbox]

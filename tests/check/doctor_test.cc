@@ -106,6 +106,10 @@ TEST_F(Doctor, LocalIsAskedForWhereChecksSendIt) {
 servers = ["198.51.100.25:2525"]
 proxy_protocol = "v1"
 check = "smtp"
+[upstream.v1-local]
+servers = ["198.51.100.25:2525"]
+proxy_protocol = "v1"
+check = { type = "smtp", proxy = "local" }
 [upstream.v2]
 servers = ["198.51.100.25:2525"]
 proxy_protocol = "v2"
@@ -115,7 +119,8 @@ name = "x"
 bind = [":7"]
 upstream = "v1"
 )");
-  expect("v1", "local_refused", "v1", 2);
+  expect("v1", "as_configured", "v1", 1);
+  expect("v1-local", "local_refused", "v1", 2);
   expect("v2", "as_configured", "v2", 2);
 }
 

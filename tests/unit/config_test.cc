@@ -805,6 +805,9 @@ TEST(Config, Checks) {
   EXPECT_EQ(config_of(check("{ interval = '2s' }")).upstreams.at(0).check->timeout, 2s);
   EXPECT_EQ(config_of(check("{ type = 'smtp' }")).upstreams.at(0).check->proxy, CheckProxy::off);
   EXPECT_EQ(config_of(check("{}", "proxy_protocol = 'v2'")).upstreams.at(0).check->proxy, CheckProxy::local);
+  EXPECT_EQ(config_of(check("{}", "proxy_protocol = 'v1'")).upstreams.at(0).check->proxy, CheckProxy::own);
+  EXPECT_EQ(config_of(check("{ proxy = 'local' }", "proxy_protocol = 'v1'")).upstreams.at(0).check->proxy,
+            CheckProxy::local);
   EXPECT_EQ(config_of(check("{ proxy = 'off' }", "proxy_protocol = 'v2'")).upstreams.at(0).check->proxy,
             CheckProxy::off);
 }

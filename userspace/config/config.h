@@ -90,7 +90,7 @@ struct Check {
   std::optional<uint16_t> port;                   // unset: the server's; one of the two is there
   milliseconds interval{10'000}, timeout{5'000};  // timeout <= interval
   uint32_t rise = 2, fall = 3;                    // checks in a row
-  CheckProxy proxy = CheckProxy::off;             // default: local where the upstream speaks PROXY
+  CheckProxy proxy = CheckProxy::off;             // default: local with v2, own with v1, which has no LOCAL
   std::string sni;                                // of type tls; empty: the server's name
 };
 

@@ -325,7 +325,9 @@ void Parser::judge_proxy_protocol(const Node& node, Upstream* upstream, const Up
   }
   if (!upstream->check) return;
   if (!places.check_proxy) {
-    upstream->check->proxy = version == ProxyProtocol::off ? CheckProxy::off : CheckProxy::local;
+    upstream->check->proxy = version == ProxyProtocol::off  ? CheckProxy::off
+                             : version == ProxyProtocol::v1 ? CheckProxy::own
+                                                            : CheckProxy::local;
   } else if (upstream->check->proxy != CheckProxy::off && version == ProxyProtocol::off) {
     diagnostics_->error(
         *places.check_proxy,
