@@ -86,6 +86,9 @@ std::string listeners_text(const Json& listeners) {
 std::string upstreams_text(const Json& upstreams) {
   Table table({"UPSTREAM", "SERVER", "STATE", "ADDRESSES", ">ACTIVE", ">DIALED", ">FAILED"});
   for (const Json* u : sorted(upstreams)) {
+    if (member(*u, "servers").empty() && !member(*u, "srv").is_null())
+      table.add({text(*u, "name"), text(*u, "srv"), "waiting", text(*u, "error"), text(*u, "active"),
+                 text(*u, "dialed"), text(*u, "dial_failed")});
     const Json* whole = u;
     for (const auto& s : member(*u, "servers")) {
       auto count = [&](const char* key) {

@@ -48,7 +48,7 @@ struct Target {
                             std::string_view server_text);  // "mailbox/10.0.0.2:25"
 };
 
-// Every server of every upstream that has a `check`.
+// Every server of every upstream that has a `check`; of `srv` upstreams those that stand in `servers`.
 std::vector<Target> targets_of(const config::Config& config);
 
 class Checker {
@@ -62,8 +62,8 @@ class Checker {
   ~Checker();
 
   // Thread-safe, all three.
-  // Replaces the whole set, with a reload. Equal targets keep schedule, state and counts; a new target that
-  // joins a check whose state is known hears of it by OnChange.
+  // Replaces the whole set, with a reload or when DNS names others. Equal targets keep schedule, state and
+  // counts; a new target that joins a check whose state is known hears of it by OnChange.
   void set(const std::vector<Target>& targets);
   // A flow could not be connected to it: counts as one failed check and brings the next one forward; at most
   // once a second, what comes in between is ignored. Unknown keys are ignored. `reason`: printable.

@@ -171,6 +171,8 @@ Result<Patient> find_patient(const config::Config& config, std::string_view upst
   if (u == config.upstreams.end())
     return Error{fmt::format("there is no upstream {} (there are: {})", log::escaped(upstream),
                              join(config.upstreams, [](const auto& one) { return one.name; }))};
+  if (u->servers.empty())
+    return Error{fmt::format("upstream {} has no server yet: DNS has named none for {}", u->name, u->srv)};
   const auto s = std::find_if(u->servers.begin(), u->servers.end(), [&](const config::Server& one) {
     return server.empty() || one.text == server;
   });

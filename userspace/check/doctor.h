@@ -44,8 +44,9 @@ struct Patient {
   std::optional<IpAddress> source;
 };
 
-// `server`: its text, or empty for the first one. `port`: where the server itself has none; else that of the
-// check, or the first one a listener of this upstream has. An Error names what there is.
+// `config`: with the servers of `srv` upstreams. `server`: its text, or empty for the first one. `port`:
+// where the server itself has none; else that of the check, or the first one a listener of this upstream has.
+// An Error names what there is.
 Result<Patient> find_patient(const config::Config& config, std::string_view upstream, std::string_view server,
                              std::optional<uint16_t> port);
 

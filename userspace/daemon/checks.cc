@@ -75,6 +75,17 @@ void close_flows_of(const flow::Shared& shared, const flow::Server& server) {
   }
 }
 
+// With the servers that `srv` names now.
+config::Config config_of(const flow::Plan& plan) {
+  config::Config config = plan.config();
+  for (size_t i = 0; i < config.upstreams.size(); i++) {
+    config::Upstream& u = config.upstreams[i];
+    if (u.srv.empty()) continue;
+    plan.servers_at(i).for_each_server([&](const flow::Server& s) { u.servers.push_back(s.what()); });
+  }
+  return config;
+}
+
 }  // namespace
 
 void tell_flows(const flow::Shared& shared, const std::string& key, const check::Health& health) {
@@ -89,11 +100,14 @@ void tell_flows(const flow::Shared& shared, const std::string& key, const check:
 }
 
 void check_servers_of(const flow::Plan& plan, check::Checker& checker) {
-  checker.set(check::targets_of(plan.config()));
+  checker.set(check::targets_of(config_of(plan)));
   for (size_t i = 0; i < plan.config().upstreams.size(); i++) {
     plan.servers_at(i).for_each_server([&](flow::Server& s) {
-      if (!checker.health(check::Target::key_of(s.upstream(), s.what().text)))
-        s.health = flow::Health::unknown;
+      const auto health = checker.health(check::Target::key_of(s.upstream(), s.what().text));
+      if (!health) s.health = flow::Health::unknown;
+      // It has come back before the checker knew that it had gone. What tell_flows() says meanwhile is newer.
+      auto unknown = flow::Health::unknown;
+      if (health) s.health.compare_exchange_strong(unknown, flow_health(health->state));
     });
   }
 }
@@ -110,15 +124,14 @@ Json health_json(const check::Health& h) {
   return j;
 }
 
-void examine(check::Doctor& doctor, const config::Config& config, const Json& request,
-             const Admin::Reply& reply) {
+void examine(check::Doctor& doctor, const flow::Plan& plan, const Json& request, const Admin::Reply& reply) {
   std::optional<uint16_t> port;
   if (request.contains("port")) {
     const auto number = request.at("port").get<int64_t>();
     if (number < 1 || number > 65535) return reply({{"error", "port: 1 to 65535"}});
     port = static_cast<uint16_t>(number);
   }
-  auto patient = check::find_patient(config, request.at("upstream").get<std::string>(),
+  auto patient = check::find_patient(config_of(plan), request.at("upstream").get<std::string>(),
                                      request.value("server", ""), port);
   if (!patient) return reply({{"error", patient.error().message}});
   auto begun = doctor.examine(std::move(*patient),

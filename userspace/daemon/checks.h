@@ -14,14 +14,13 @@ namespace penstock::daemon {
 // Thread-safe: the server of this key is up or down from now on. One that no plan has is ignored.
 void tell_flows(const flow::Shared& shared, const std::string& key, const check::Health& health);
 
-// At the start and after a reload: every server of the plan that has a check is checked, and no other; one
-// that has none any more is neither up nor down.
+// At the start, after a reload and when `srv` names others: every server of the plan that has a check is
+// checked, and no other; one that has none any more is neither up nor down.
 void check_servers_of(const flow::Plan& plan, check::Checker& checker);
 
 Json health_json(const check::Health& health);
 
 // {"command":"doctor","upstream":"mailbox"}, optionally "server" and "port". Replies when the dials are done.
-void examine(check::Doctor& doctor, const config::Config& config, const Json& request,
-             const Admin::Reply& reply);
+void examine(check::Doctor& doctor, const flow::Plan& plan, const Json& request, const Admin::Reply& reply);
 
 }  // namespace penstock::daemon

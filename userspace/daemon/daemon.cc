@@ -29,6 +29,7 @@
 #include "daemon/metrics.h"
 #include "daemon/privileges.h"
 #include "daemon/reload.h"
+#include "daemon/services.h"
 #include "daemon/status.h"
 #include "flow/worker.h"
 
@@ -56,6 +57,7 @@ struct Parts {
   std::unique_ptr<sockmap::Sockmap> sockmap;
   std::unique_ptr<dns::Resolver> resolver;
   std::unique_ptr<check::Checker> checker;
+  std::unique_ptr<Services> services;
   std::optional<check::Doctor> doctor;
   std::optional<flow::FlowTable> table;
   std::optional<flow::Clients> clients;
@@ -72,6 +74,7 @@ struct Parts {
     for (auto& w : shared.workers) w->join();  // stopped before, or never started
     doctor.reset();
     checker.reset();   // before the resolver it asks
+    services.reset();  // its plan goes before the names that have it
     resolver.reset();  // its last answers go to the workers
     shared.workers.clear();
     if (flows) munmap(flows, flows_bytes);
@@ -185,13 +188,13 @@ void wait_for_the_end(Parts& p, Reload& reload, int signals, std::atomic<Readine
   std::chrono::milliseconds grace{};
   uint64_t end_ns = 0;
   for (bool draining = false;;) {
-    int timeout_ms = -1;
+    int timeout_ms = p.services->turn();
     if (draining) {
       if (flow::read(shared.statistics.totals->active) == 0 || io::now_ns() >= end_ns) break;
       timeout_ms = 20;
     }
-    pollfd poll_fd{signals, POLLIN, 0};
-    if (poll(&poll_fd, 1, timeout_ms) <= 0) continue;
+    pollfd polled[] = {{signals, POLLIN, 0}, {p.services->wake_fd(), POLLIN, 0}};
+    if (poll(polled, std::size(polled), timeout_ms) <= 0 || !polled[0].revents) continue;
     signalfd_siginfo info{};
     if (read(signals, &info, sizeof info) != sizeof info) continue;
     if (info.ssi_signo == SIGHUP) {
@@ -225,6 +228,7 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
   p.shared.set_plan(*plan);
   check_servers_of(**plan, *p.checker);
+  p.services->wake();
   return p.listeners->apply(*plan);
 }
 
@@ -242,8 +246,7 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   std::atomic<Readiness> readiness{Readiness::starting};
   auto admin = Admin::start(config.admin.socket, [&](const Json& request, const Admin::Reply& reply) {
     if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
-    if (request.value("command", "") == "doctor")
-      return examine(*p.doctor, p.shared.plan()->config(), request, reply);
+    if (request.value("command", "") == "doctor") return examine(*p.doctor, *p.shared.plan(), request, reply);
     reply(answer(p.shared, facts, request));
   });
   if (!admin) return fail(admin.error().message);
@@ -270,10 +273,17 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   p.shared.resolver = p.resolver.get();
   auto checker = check::Checker::start(*p.resolver, [&](const std::string& key, const check::Health& health) {
     tell_flows(p.shared, key, health);
+    p.services->wake();
   });
   if (!checker) return fail(checker.error().message);
   p.checker = std::move(*checker);
   facts.checker = p.checker.get();
+  auto services = Services::make(p.shared, *p.checker);
+  if (!services) return fail(services.error().message);
+  p.services = std::move(*services);
+  p.shared.on_servers_changed = [&](const config::Upstream& what, const flow::Upstream& servers) {
+    p.services->servers_changed(what, servers);
+  };
   p.shared.on_dial_failed = [&](const flow::Server& s, flow::CloseReason why) {
     p.checker->suspect(check::Target::key_of(s.upstream(), s.what().text), flow::text(why));
   };

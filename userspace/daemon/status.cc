@@ -134,12 +134,15 @@ Json upstreams(const Snapshot& s, const check::Checker& checker) {
     Json servers = Json::array();
     s.plan->servers_at(i).for_each_server(
         [&](const flow::Server& server) { servers.push_back(server_json(server, checker)); });
-    all.push_back({{"name", c.upstreams[i].name},
-                   {"servers", servers},
-                   {"active", s.upstreams[i].active},
-                   {"dialed", s.upstreams[i].dialed},
-                   {"dial_failed", s.upstreams[i].dial_failed},
-                   {"resolve_failed", s.upstreams[i].resolve_failed}});
+    Json u = {{"name", c.upstreams[i].name},
+              {"servers", servers},
+              {"active", s.upstreams[i].active},
+              {"dialed", s.upstreams[i].dialed},
+              {"dial_failed", s.upstreams[i].dial_failed},
+              {"resolve_failed", s.upstreams[i].resolve_failed}};
+    if (!c.upstreams[i].srv.empty()) u["srv"] = c.upstreams[i].srv;
+    if (const std::string error = s.plan->servers_at(i).error(); !error.empty()) u["error"] = error;
+    all.push_back(std::move(u));
   }
   return all;
 }

@@ -24,8 +24,9 @@ void Worker::begin_resolve(Flow& f) {
 
 void Worker::on_targets(Flow& f, const dns::Answer& answer) {
   FlowRecord& r = *f.record;
-  if (!answer.targets.empty()) f.plan->servers(r.upstream).set_targets(answer.targets);
-  if (f.plan->servers(r.upstream).size() > 0) return begin_server(f);
+  Upstream& upstream = f.plan->servers(r.upstream);
+  if (upstream.set_answer(answer)) shared_.on_servers_changed(f.plan->upstream(r.upstream), upstream);
+  if (upstream.size() > 0) return begin_server(f);
   count(shared_.statistics.upstreams[r.upstream].resolve_failed);
   log::warn("upstream {}: {}: {}", f.plan->upstream(r.upstream).name, f.plan->upstream(r.upstream).srv,
             answer.error);

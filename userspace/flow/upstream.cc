@@ -16,12 +16,16 @@ constexpr uint64_t kPreferredNs = 60'000'000'000;
 std::vector<config::Server> servers_of(const std::vector<dns::SrvTarget>& targets) {
   std::vector<config::Server> servers;
   std::set<std::string> seen;
+  std::map<uint16_t, uint32_t> weight_most;  // by priority
+  for (const dns::SrvTarget& t : targets)
+    weight_most[t.priority] = std::max<uint32_t>(weight_most[t.priority], t.weight);
   for (const dns::SrvTarget& t : targets) {
     config::Server s;
     s.host = t.host;
     s.port = t.port;
     s.text = fmt::format("{}:{}", t.host, t.port);
-    s.weight = std::clamp<uint32_t>(t.weight, 1, config::kWeightMax);
+    const uint32_t divisor = 1 + weight_most[t.priority] / (config::kWeightMax + 1);
+    s.weight = std::clamp<uint32_t>(t.weight / divisor, 1, config::kWeightMax);
     s.backup = t.priority != targets.front().priority;
     if (seen.insert(s.text).second) servers.push_back(std::move(s));
   }
@@ -88,9 +92,9 @@ Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
     set.servers.push_back(server);
     members.push_back({s.text, s.weight, s.backup});
   }
-  // A flow knows its server by a plain pointer.
+  // A flow knows its server by a plain pointer. Nobody checks one that is gone.
   for (auto& [text, server] : known_)
-    if (server->flows.load() > 0) known.emplace(text, server);
+    if (server->flows.load() > 0 && known.emplace(text, server).second) server->health = Health::unknown;
   known_ = std::move(known);
   if (!members.empty()) set.balance = std::make_unique<route::Balance>(what_.balance, members);
   return set;
@@ -103,6 +107,19 @@ bool Upstream::set_targets(const std::vector<dns::SrvTarget>& targets) {
   targets_ = targets;
   set_ = make_set(servers_of(targets));
   return true;
+}
+
+bool Upstream::set_answer(const dns::Answer& answer) {
+  {
+    std::lock_guard lock(mutex_);
+    error_ = answer.error;
+  }
+  return !answer.targets.empty() && set_targets(answer.targets);
+}
+
+std::string Upstream::error() const {
+  std::lock_guard lock(mutex_);
+  return error_;
 }
 
 Server* Upstream::choose(const IpAddress& client, std::span<const Server* const> tried, uint64_t now_ns) {

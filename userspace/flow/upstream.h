@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/upstream.h: what is known of an upstream's servers while the daemon runs, and which one a flow gets.
 // A Server outlives reloads as long as its upstream names it by the same text. Thread-safe.
-// tests/unit/upstream_test.cc.
+// tests/unit/upstream_test.cc, srv_set_test.cc.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -74,9 +74,13 @@ class Upstream {
   static void give_back(Server* server) { server->flows.fetch_sub(1, std::memory_order_relaxed); }
 
   // With `srv`: the servers are these from now on (RFC 2782: the lowest priority serves, the others are its
-  // backups; weight 0 counts as 1). True: they were others before. REQUIRES: config::Upstream::srv.
+  // backups; weight 0 counts as 1, those beyond kWeightMax are scaled down to it). True: they were others
+  // before. REQUIRES: config::Upstream::srv.
   bool set_targets(const std::vector<dns::SrvTarget>& targets);
-  size_t size() const;  // servers
+  // The same with what resolve_srv() has said; without targets the former servers stay.
+  bool set_answer(const dns::Answer& answer);
+  std::string error() const;  // of the last answer
+  size_t size() const;        // servers
   void for_each_server(const std::function<void(Server&)>& visit) const;
 
  private:
@@ -91,6 +95,7 @@ class Upstream {
   mutable std::mutex mutex_;  // of what follows, where it changes: by_srv_
   Set set_;
   std::vector<dns::SrvTarget> targets_;
+  std::string error_;
   std::map<std::string, std::shared_ptr<Server>, std::less<>>
       known_;  // by text; gone ones while flows remain
 };

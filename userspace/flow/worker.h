@@ -115,9 +115,11 @@ struct Shared {
   FlowTable* table = nullptr;
   Flow* flows = nullptr;  // one per slot, zero at the start
   std::mutex slots_mutex;
-  std::vector<uint32_t> free_slots;                                // the lowest last: it is taken first
-  std::atomic<uint32_t> slots_used{0};                             // no slot from here on was ever taken
-  std::function<void(const Server&, CloseReason)> on_dial_failed;  // for the checks; on a worker's thread
+  std::vector<uint32_t> free_slots;     // the lowest last: it is taken first
+  std::atomic<uint32_t> slots_used{0};  // no slot from here on was ever taken
+  // For the checks; on a worker's thread.
+  std::function<void(const Server&, CloseReason)> on_dial_failed;
+  std::function<void(const config::Upstream&, const Upstream&)> on_servers_changed;  // of `srv`
   std::vector<std::unique_ptr<class Worker>> workers;
   std::atomic<bool> evicting{false};  // the flows that hold most are being reset
   std::atomic<uint64_t> last_eviction_ns{0};
