@@ -12,6 +12,8 @@ namespace penstock::test {
 namespace {
 
 constexpr const char* kTables = R"(
+[dns]
+servers = ["127.0.0.1:53"]
 [upstream.v2]
 servers = ["127.0.0.1:3001"]
 proxy_protocol = "v2"
@@ -28,6 +30,10 @@ proxy_protocol = "v2"
 servers = [{ address = "127.0.0.1:3004", weight = 3 }, { address = "127.0.0.1:3005", weight = 7 }]
 [upstream.backup]
 servers = [{ address = "127.0.0.1:3004", backup = true }, "127.0.0.1:3002"]
+[upstream.service]
+srv = "_imap._tcp.example.net"
+[upstream.no-service]
+srv = "_pop3._tcp.example.net"
 [upstream.hash]
 servers = ["127.0.0.1:3004", "127.0.0.1:3005", "127.0.0.1:3006"]
 balance = "source_hash"
@@ -44,7 +50,7 @@ bind = ["127.0.0.8:3003"]
 upstream = "by-name"
 [[listener]]
 name = "balanced"
-bind = [":2601", ":2602", ":2603"]
+bind = [":2601", ":2602", ":2603", ":2604", ":2605"]
 upstream = "hash"
   [[listener.route]]
   port = 2601
@@ -52,6 +58,12 @@ upstream = "hash"
   [[listener.route]]
   port = 2602
   upstream = "backup"
+  [[listener.route]]
+  port = 2604
+  upstream = "service"
+  [[listener.route]]
+  port = 2605
+  upstream = "no-service"
 [[listener]]
 name = "web"
 bind = ["127.0.0.1:8443"]
@@ -75,6 +87,16 @@ class Explain : public Edge {
   void SetUp() override {
     netns_.ip("addr add 2001:db8::25/128 dev lo nodad");
     netns_.ip("addr add 2001:db8::7/128 dev lo nodad");
+    dns_.emplace(std::vector<std::string>{
+        "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--user=root", "--no-resolv", "--no-hosts",
+        "--bind-interfaces", "--listen-address=127.0.0.1", "--local=/example.net/",
+        "--host-record=a.example.net,127.0.0.1", "--host-record=b.example.net,::1",
+        // target, port, priority, weight
+        "--srv-host=_imap._tcp.example.net,a.example.net,3006,20,9",
+        "--srv-host=_imap._tcp.example.net,a.example.net,3004,10,1000",
+        "--srv-host=_imap._tcp.example.net,gone.example.net,3005,20,1",
+        "--srv-host=_imap._tcp.example.net,b.example.net,3001,10,2000"});
+    ASSERT_TRUE(dns_->wait_for("started, version")) << dns_->output();
     DaemonOptions options;
     options.tables = kTables;
     start_with(std::move(options));
@@ -129,6 +151,7 @@ class Explain : public Edge {
   }
 
  private:
+  std::optional<Process> dns_;
   struct Reached {
     std::string server;
     std::optional<TcpStream> stream;
@@ -212,6 +235,30 @@ TEST_P(Explain, TheVeryServerByHash) {
     ++reached[expect_as_explained(at("127.0.0.1", 2603), at(client, 0))];
   }
   EXPECT_EQ(reached.size(), 3u);
+}
+
+// By weight within the priority, then the backups, by theirs.
+TEST_P(Explain, ServersByDns) {
+  EXPECT_EQ(expect_as_explained(at("127.0.0.1", 2604), at("127.2.0.1", 0)), "[::1]:3001");
+  const Json says = explain(at("127.0.0.1", 2604), at("127.2.0.1", 1)).says;
+  EXPECT_EQ(says.at("srv"), "_imap._tcp.example.net");
+  std::vector<std::string> servers;
+  for (const Json& s : says.at("servers"))
+    servers.push_back(
+        s.at("server").get<std::string>() + " " + std::to_string(s.at("weight").get<int>()) +
+        (s.at("backup") ? " backup " : " ") +
+        (s.at("addresses").empty() ? s.at("error") : s.at("addresses").at(0)).get<std::string>());
+  EXPECT_EQ(servers, (std::vector<std::string>{"b.example.net:3001 250 [::1]:3001",
+                                               "a.example.net:3004 125 127.0.0.1:3004",
+                                               "a.example.net:3006 9 backup 127.0.0.1:3006",
+                                               "gone.example.net:3005 1 backup no such name"}));
+}
+
+TEST_P(Explain, AServiceThatIsNone) {
+  const Explained explained = explain(at("127.0.0.1", 2605), at("127.2.0.1", 1));
+  EXPECT_EQ(explained.exit_code, 0);
+  EXPECT_EQ(explained.says.at("servers"), Json::array());
+  EXPECT_EQ(explained.says.at("notes"), Json::array({"_pop3._tcp.example.net: no such name"}));
 }
 
 TEST_P(Explain, Rejected) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the daemon would do with one client, by the daemon's own code: configuration, route table, balance,
+// What the daemon would do with one client, by the daemon's own code: configuration, route table, servers,
 // resolver, PROXY header. No daemon is asked, so what only a running one knows (who is up, has fewest flows,
 // is next in turn) stays open.
 #include <fmt/format.h>
@@ -15,9 +15,9 @@
 #include "config/config.h"
 #include "daemon/json.h"
 #include "dns/resolver.h"
+#include "flow/upstream.h"
 #include "header_fields.h"
 #include "proxy_protocol/proxy_protocol.h"
-#include "route/balance.h"
 #include "route/route.h"
 #include "table.h"
 
@@ -106,6 +106,11 @@ Result<Taken> find_bind(const config::Config& config, const Client& client) {
   return wildcard.empty() ? Taken{} : wildcard[0];
 }
 
+struct Candidate {
+  config::Server server;
+  dns::Answer answer;  // its addresses
+};
+
 struct Explanation {
   const config::Config& config;
   Client client;
@@ -114,9 +119,8 @@ struct Explanation {
   const char* closed = nullptr;  // why the client gets nowhere
   route::Decision decision;      // what follows is valid while nothing has closed it
   const config::Upstream* upstream = nullptr;
-  std::vector<uint32_t> order;       // of upstream->servers: each where those before cannot be had
-  std::vector<dns::Answer> answers;  // of upstream->servers
-  std::vector<uint8_t> header;       // empty: none is sent
+  std::vector<Candidate> servers;  // each where those before cannot be had
+  std::vector<uint8_t> header;     // empty: none is sent
   std::vector<std::string> notes;
 };
 
@@ -124,42 +128,40 @@ bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const Cidr& p) { return p.contains(address); });
 }
 
-// As flow::Upstream sees servers of which nothing is known yet.
-std::vector<uint32_t> order_of(const config::Upstream& upstream, const IpAddress& client) {
-  std::vector<route::Member> members;
-  for (const config::Server& s : upstream.servers) members.push_back({s.text, s.weight, s.backup});
-  route::Balance balance(upstream.balance, members);
-  std::vector<bool> tried(members.size());
-  std::vector<uint32_t> order;
-  for (;;) {
-    const auto next = balance.choose(
-        client, [&](uint32_t i) { return !tried[i]; }, [](uint32_t) { return 0; });
-    if (!next) return order;
-    tried[*next] = true;
-    order.push_back(*next);
-  }
-}
+using Asked = std::promise<dns::Answer>;
 
-std::vector<dns::Answer> answers_of(const config::Dns& dns, const config::Upstream& upstream) {
-  std::vector<dns::Answer> answers(upstream.servers.size());
-  std::vector<std::promise<dns::Answer>> promises(upstream.servers.size());
+void ask_servers(Explanation* e) {
+  const config::Dns& dns = e->config.dns;
+  const config::Upstream& u = *e->upstream;
   const auto resolver = dns::Resolver::start({dns.servers, dns.ttl_min, dns.ttl_max, dns.stale});
-  for (size_t i = 0; i < upstream.servers.size(); ++i) {
-    const config::Server& s = upstream.servers[i];
-    dns::Answer answer;
+  // Of these servers nothing is known yet.
+  flow::Upstream upstream(u, nullptr);
+  if (!u.srv.empty()) {
+    Asked asked;
+    if (resolver)
+      resolver.value()->resolve_srv(u.srv, [&](const dns::Answer& a) { asked.set_value(a); });
+    else
+      asked.set_value({.error = resolver.error().message});
+    upstream.set_answer(asked.get_future().get());
+    if (const std::string error = upstream.error(); !error.empty())
+      e->notes.push_back(fmt::format("{}: {}", u.srv, error));
+  }
+  std::vector<const flow::Server*> order;
+  while (const flow::Server* next = upstream.choose(e->client.from.address, order, 0)) order.push_back(next);
+  std::vector<Asked> asked(order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    const config::Server& s = order[i]->what();
     if (s.address) {
-      answer.addresses.push_back(*s.address);
-      promises[i].set_value(answer);
+      asked[i].set_value({.addresses = {*s.address}});
     } else if (!resolver) {
-      answer.error = resolver.error().message;
-      promises[i].set_value(answer);
+      asked[i].set_value({.error = resolver.error().message});
     } else {
-      resolver.value()->resolve(s.host, static_cast<dns::Family>(upstream.family),
-                                [&promise = promises[i]](const dns::Answer& a) { promise.set_value(a); });
+      resolver.value()->resolve(s.host, static_cast<dns::Family>(u.family),
+                                [&one = asked[i]](const dns::Answer& a) { one.set_value(a); });
     }
   }
-  for (size_t i = 0; i < answers.size(); ++i) answers[i] = promises[i].get_future().get();
-  return answers;
+  for (size_t i = 0; i < order.size(); ++i)
+    e->servers.push_back({order[i]->what(), asked[i].get_future().get()});
 }
 
 // What flow/prime.cc says of such a flow.
@@ -208,18 +210,13 @@ void decide(Explanation* e) {
     return;
   }
   e->upstream = &e->config.upstreams[e->decision.upstream];
-  e->order = order_of(*e->upstream, e->client.from.address);
-  e->answers = answers_of(e->config.dns, *e->upstream);
+  ask_servers(e);
   e->header = header_of(*e);
 }
 
 void add_notes(Explanation* e) {
   if (!e->upstream) return;
-  if (!e->upstream->srv.empty()) {
-    e->notes.push_back(
-        fmt::format("the servers are those of {}, which this command does not ask for", e->upstream->srv));
-  }
-  if (e->order.size() > 1) {
+  if (e->servers.size() > 1) {
     e->notes.push_back(
         "servers that the daemon knows to be down or drained are passed over: penstock status");
   }
@@ -236,9 +233,9 @@ void add_notes(Explanation* e) {
 }
 
 // How the first server comes to be the first.
-const char* choice(const config::Upstream& upstream) {
-  if (upstream.servers.size() == 1) return "the only one";
-  switch (upstream.balance) {
+const char* choice(const Explanation& e) {
+  if (e.servers.size() == 1) return "the only one";
+  switch (e.upstream->balance) {
     case config::Balance::round_robin:
       return "next in turn, first of";
     case config::Balance::least_flows:
@@ -261,11 +258,10 @@ const char* balance_text(config::Balance balance) {
   return "";
 }
 
-std::vector<std::string> endpoints_of(const Explanation& e, uint32_t server) {
+std::vector<std::string> endpoints_of(const Explanation& e, const Candidate& c) {
   std::vector<std::string> out;
-  for (const IpAddress& address : e.answers[server].addresses) {
-    out.push_back(Endpoint{address, e.upstream->servers[server].port.value_or(e.client.to.port)}.text());
-  }
+  for (const IpAddress& address : c.answer.addresses)
+    out.push_back(Endpoint{address, c.server.port.value_or(e.client.to.port)}.text());
   return out;
 }
 
@@ -290,15 +286,15 @@ std::string route_text(const Explanation& e) {
 }
 
 std::string servers_text(const Explanation& e) {
-  std::string out = fmt::format("servers   {}\n", e.order.empty() ? "by DNS" : choice(*e.upstream));
+  std::string out = fmt::format("servers   {}{}\n", e.upstream->srv.empty() ? "" : e.upstream->srv + ": ",
+                                e.servers.empty() ? "none" : choice(e));
   Table table({"  SERVER", "ADDRESSES NOW", ">WEIGHT", ""});
-  for (const uint32_t i : e.order) {
-    const config::Server& s = e.upstream->servers[i];
+  for (const Candidate& c : e.servers) {
     std::string addresses;
-    for (const std::string& endpoint : endpoints_of(e, i))
+    for (const std::string& endpoint : endpoints_of(e, c))
       addresses += (addresses.empty() ? "" : ", ") + endpoint;
-    table.add({"  " + log::escaped(s.text), addresses.empty() ? e.answers[i].error : addresses,
-               std::to_string(s.weight), s.backup ? "backup" : ""});
+    table.add({"  " + log::escaped(c.server.text), addresses.empty() ? c.answer.error : addresses,
+               std::to_string(c.server.weight), c.server.backup ? "backup" : ""});
   }
   return table.empty() ? out : out + table.text();
 }
@@ -341,14 +337,14 @@ Json json_of(const Explanation& e) {
   if (!e.upstream) return out;
   out["upstream"] = e.upstream->name;
   out["balance"] = balance_text(e.upstream->balance);
+  if (!e.upstream->srv.empty()) out["srv"] = e.upstream->srv;
   out["servers"] = Json::array();
-  for (const uint32_t i : e.order) {
-    const config::Server& s = e.upstream->servers[i];
-    out["servers"].push_back({{"server", s.text},
-                              {"weight", s.weight},
-                              {"backup", s.backup},
-                              {"addresses", endpoints_of(e, i)},
-                              {"error", e.answers[i].error}});
+  for (const Candidate& c : e.servers) {
+    out["servers"].push_back({{"server", c.server.text},
+                              {"weight", c.server.weight},
+                              {"backup", c.server.backup},
+                              {"addresses", endpoints_of(e, c)},
+                              {"error", c.answer.error}});
   }
   out["source"] = nullptr;
   if (e.upstream->source) out["source"] = e.upstream->source->text();
