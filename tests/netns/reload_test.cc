@@ -104,7 +104,7 @@ TEST_P(Reload, AServerThatIsDrained) {
   EXPECT_EQ(old.recv_line(), "a -");
   EXPECT_EQ(daemon_->ask({{"command", "drain"}, {"name", "mailbox"}}).at("drained").at(0).at("flows"), 1);
   EXPECT_EQ(connect().recv_to_end(), End::reset);
-  EXPECT_EQ(daemon_->closed("no_server"), 1u);
+  EXPECT_TRUE(wait_until([&] { return daemon_->closed("no_server") == 1; }));
   EXPECT_EQ(reload().at("reloaded"), true);
   EXPECT_EQ(connect().recv_to_end(), End::reset);
   daemon_->ask({{"command", "resume"}, {"name", "mailbox/127.0.0.1:3525"}});
