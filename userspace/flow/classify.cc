@@ -28,10 +28,12 @@ void Worker::on_hello(Flow& f, uint32_t events) {
   if (r.unproven && size > 0) {
     auto signature = proxy_protocol::signature({peek_buffer_.data(), size});
     if (signature == proxy_protocol::Signature::whole) return begin_close(f, CloseReason::proxy_not_trusted);
-    if (!f.proven_at_ns) f.proven_at_ns = now_ns_ + timeout_ns(f, &config::Timeouts::proxy_header);
-    uint64_t until_ns = std::min(f.proven_at_ns, r.deadline_ns);
-    if (signature == proxy_protocol::Signature::prefix && !ended && now_ns_ < until_ns)
+    if (!f.proven_by_ns) f.proven_by_ns = now_ns_ + timeout_ns(f, &config::Timeouts::proxy_header);
+    uint64_t until_ns = std::min(f.proven_by_ns, r.deadline_ns);
+    if (signature == proxy_protocol::Signature::prefix && !ended) {
+      if (now_ns_ >= until_ns) return begin_close(f, CloseReason::proxy_not_trusted);
       return await_first_bytes(f, size, size + 1, 0, until_ns);
+    }
     r.unproven = 0;
   }
   tls::ClientHello hello;

@@ -5,7 +5,9 @@
 // that begins like a PROXY header must not get it through to a server that believes us. So the flow opens
 // with its direction `up` in lane `held`: its source is in no sockmap and nobody relays it, while the dial
 // and `down` go on. As soon as its first bytes are no header, or the client has said FIN, `up` goes on as any
-// direction that was held. Listeners that peek at a hello judge there (classify.cc), before the dial.
+// direction that was held. Who begins a signature and stops has timeouts.proxy_header to go on: let through,
+// what it says next would make a header of it, at a server that expects one. Listeners that peek at a hello
+// judge there (classify.cc), before the dial.
 #include "flow/first_bytes.h"
 
 #include <poll.h>
@@ -82,11 +84,11 @@ void Worker::check_first_bytes(Flow& f) {
   size_t size = n > 0 ? static_cast<size_t>(n) : 0;
   auto signature = proxy_protocol::signature({peek_buffer_.data(), size});
   if (signature == proxy_protocol::Signature::whole) return begin_close(f, CloseReason::proxy_not_trusted);
-  if (size > 0 && !f.proven_at_ns) f.proven_at_ns = now_ns_ + timeout_ns(f, &config::Timeouts::proxy_header);
-  bool may_become_one = signature == proxy_protocol::Signature::prefix && !r.direction[kUp].fin_received &&
-                        (size == 0 || now_ns_ < f.proven_at_ns);
-  if (may_become_one)
-    return await_first_bytes(f, size, size + 1, 1 + kUp, size ? f.proven_at_ns : io::Deadlines::kNever);
+  if (size > 0 && !f.proven_by_ns) f.proven_by_ns = now_ns_ + timeout_ns(f, &config::Timeouts::proxy_header);
+  if (signature == proxy_protocol::Signature::prefix && !r.direction[kUp].fin_received) {
+    if (size > 0 && now_ns_ >= f.proven_by_ns) return begin_close(f, CloseReason::proxy_not_trusted);
+    return await_first_bytes(f, size, size + 1, 1 + kUp, size ? f.proven_by_ns : io::Deadlines::kNever);
+  }
   r.unproven = 0;
   set_low_water(fd, 1);
   if (r.known)

@@ -85,7 +85,7 @@ struct Flow {
   bool kept_alive;           // keepalive of the upstream's socket is set
   uint64_t published_ns;
   size_t peeked_bytes;
-  uint64_t proven_at_ns;  // unproven, and began like a PROXY header: if no more comes until then, it is none
+  uint64_t proven_by_ns;  // unproven, and began like a PROXY header: by then its first bytes must be none
   uint64_t acked_bytes;   // by both peers, when idleness was last judged
   DirectionState direction[2];
   const Plan* plan;      // the configuration it came in under; kept alive by its worker
