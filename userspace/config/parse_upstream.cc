@@ -130,6 +130,7 @@ void Parser::upstream(const Member& member) {
 
   judge_servers(member.value, upstream, places);
   judge_families(member.value, upstream, places);
+  if (upstream.source) upstream.family = upstream.source->is_v4() ? Family::v4 : Family::v6;
   judge_proxy_protocol(member.value, &upstream, places);
   config_.upstreams.push_back(std::move(upstream));
   places_.upstreams.push_back(member.at);

@@ -2,7 +2,7 @@
 // flow/dial.cc: connect to one of the server's addresses, as RFC 8305 has it: the next one 250 ms after the
 // last or as soon as that has failed, what was begun goes on, the first to answer wins. When no address
 // answers its name is asked again, whatever its TTL: a server may have moved. When all have failed, or its
-// share of timeouts.connect is over, the next server has its turn.
+// share of timeouts.connect is over, the next server has its turn, and the name behind `srv` is asked again.
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -22,7 +22,16 @@
 namespace penstock::flow {
 namespace {
 
-CloseReason reason_of(int error) {
+// connect(2) says EADDRNOTAVAIL where no port is left, and where this host has no address to dial from: every
+// IPv6 address is such a one while net.ipv6.conf.all.disable_ipv6 is set.
+bool has_address_towards(const Endpoint& to) {
+  const Fd fd(socket(to.address.is_v4() ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage a;
+  const socklen_t size = to.to_sockaddr(&a);
+  return connect(fd.get(), reinterpret_cast<sockaddr*>(&a), size) == 0 || errno != EADDRNOTAVAIL;
+}
+
+CloseReason reason_of(int error, const Endpoint& to) {
   switch (error) {
     case ECONNREFUSED:
       return CloseReason::connect_refused;
@@ -37,8 +46,9 @@ CloseReason reason_of(int error) {
       return CloseReason::connect_timeout;
     case EMFILE:
     case ENFILE:
-    case EADDRNOTAVAIL:
       return CloseReason::fd_limit;
+    case EADDRNOTAVAIL:
+      return has_address_towards(to) ? CloseReason::fd_limit : CloseReason::connect_unreachable;
     default:
       return CloseReason::connect_failed;
   }
@@ -91,9 +101,10 @@ void Worker::begin_attempt(Flow& f) {
   r.server_endpoint = a.to;
   count(shared_.statistics.upstreams[r.upstream].dialed);
   a.fd = socket(a.to.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (a.fd < 0) return attempt_failed(f, free, errno);
+  if (a.fd < 0) return attempt_failed(f, free, errno, reason_of(errno, a.to));
   if (const auto& source = f.plan->upstream(r.upstream).source)
-    if (const int error = bind_source(a.fd, *source)) return attempt_failed(f, free, error);
+    if (const int error = bind_source(a.fd, *source))  // it is not there, or not yet
+      return attempt_failed(f, free, error, CloseReason::connect_unreachable);
   socklen_t size = sizeof a.cookie;
   getsockopt(a.fd, SOL_SOCKET, SO_COOKIE, &a.cookie, &size);
   set_no_delay(a.fd);
@@ -127,7 +138,7 @@ void Worker::on_connected(Flow& f, uint32_t attempt, int result) {
   if (result == 0) return attempt_won(f, attempt);
   // Accepted, then reset before we looked: an attempt that is refused says ECONNREFUSED.
   if (result == -ECONNRESET || result == -EPIPE) return begin_close(f, CloseReason::upstream_reset);
-  attempt_failed(f, attempt, -result);
+  attempt_failed(f, attempt, -result, reason_of(-result, a.to));
 }
 
 void Worker::attempt_won(Flow& f, uint32_t attempt) {
@@ -146,6 +157,8 @@ void Worker::attempt_won(Flow& f, uint32_t attempt) {
   }
   for (uint32_t i = 0; i < kAttemptsMax; i++)
     if (dial.attempts[i].fd >= 0) give_up(f, i);
+  dial.question++;  // what is asked is asked in vain
+  set_phase_deadline(f, dial.until_ns);
   if (dial.over()) delete std::exchange(f.dial, nullptr);
   advance(f, Event::connected);
   show(f);
@@ -153,12 +166,12 @@ void Worker::attempt_won(Flow& f, uint32_t attempt) {
   begin_prime(f);
 }
 
-void Worker::attempt_failed(Flow& f, uint32_t attempt, int error) {
+void Worker::attempt_failed(Flow& f, uint32_t attempt, int error, CloseReason reason) {
   Dial& dial = *f.dial;
   Attempt& a = dial.attempts[attempt];
   if (a.fd >= 0) close(std::exchange(a.fd, -1));
   count(shared_.statistics.upstreams[f.record->upstream].dial_failed);
-  dial.failure = reason_of(error);
+  dial.failure = reason;
   dial.failed_ns = now_ns_;
   if (f.server->failures() == 0)
     log::warn("upstream {}: {}: {}", f.server->upstream(), a.to.text(), strerror(error));
@@ -202,7 +215,9 @@ void Worker::on_renewed(Flow& f, const dns::Answer& answer) {
   if (dial.in_flight()) return;
   // Said before the last attempt failed, since a name is asked once a second at most: it may be another now.
   const bool old = nanoseconds_of(answer.obtained) < dial.failed_ns && answer.error.empty();
-  if (!old) return server_failed(f, dial.failure, "");
+  const size_t servers = f.plan->servers(f.record->upstream).size();
+  const bool others = dial.retries_left > 0 && servers > dial.tried.size() + 1;
+  if (!old || others) return server_failed(f, dial.failure, "");
   set_phase_deadline(f, std::min(dial.server_until_ns, now_ns_ + kRenewNs));
 }
 
@@ -215,6 +230,7 @@ void Worker::server_failed(Flow& f, CloseReason reason, const std::string& why) 
   if (f.server->dial_failed(now_ns_) && !why.empty())
     log::warn("upstream {}: server {}: {}", u.name, f.server->what().text, why);
   if (shared_.on_dial_failed) shared_.on_dial_failed(*f.server, reason);
+  if (!u.srv.empty()) shared_.resolver->renew_srv(u.srv, [](const dns::Answer&) {});  // for the flows to come
   if (dial.retries_left == 0 || now_ns_ >= dial.until_ns) return begin_close(f, reason);
   for (uint32_t i = 0; i < kAttemptsMax; i++)
     if (dial.attempts[i].fd >= 0) give_up(f, i);

@@ -35,6 +35,7 @@ struct Dial {
   size_t next = 0;                         // the first not tried
   bool wants_room = false;                 // the next attempt waits for one to be cancelled
   bool renewing = false, renewed = false;  // its name is, was asked again
+  bool targets_renewed = false;            // likewise the upstream's, with `srv`
   uint64_t failed_ns = 0;                  // when the last attempt failed
   CloseReason failure = CloseReason::connect_failed;  // the last one
   std::array<Attempt, kAttemptsMax> attempts;

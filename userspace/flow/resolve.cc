@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/resolve.cc: choose a server of the upstream, and ask for its addresses.
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "flow/dial.h"
@@ -23,14 +24,18 @@ void Worker::begin_resolve(Flow& f) {
 }
 
 void Worker::on_targets(Flow& f, const dns::Answer& answer) {
-  FlowRecord& r = *f.record;
-  Upstream& upstream = f.plan->servers(r.upstream);
-  if (upstream.set_answer(answer)) shared_.on_servers_changed(f.plan->upstream(r.upstream), upstream);
+  const uint32_t slot = f.record->upstream;
+  Upstream& upstream = f.plan->servers(slot);
+  if (upstream.set_answer(answer)) shared_.on_servers_changed(f.plan->upstream(slot), upstream);
   if (upstream.size() > 0) return begin_server(f);
-  count(shared_.statistics.upstreams[r.upstream].resolve_failed);
-  log::warn("upstream {}: {}: {}", f.plan->upstream(r.upstream).name, f.plan->upstream(r.upstream).srv,
-            answer.error);
-  begin_close(f, CloseReason::resolve_failed);
+  targets_failed(f, answer.error);
+}
+
+void Worker::targets_failed(Flow& f, const std::string& why) {
+  const config::Upstream& u = f.plan->upstream(f.record->upstream);
+  count(shared_.statistics.upstreams[f.record->upstream].resolve_failed);
+  log::warn("upstream {}: {}: {}", u.name, u.srv, why);
+  begin_close(f, f.dial->tried.empty() ? CloseReason::resolve_failed : f.dial->failure);
 }
 
 // The next server. It has an equal share of the time that is left with those that may be tried after it.
@@ -41,8 +46,10 @@ void Worker::begin_server(Flow& f) {
   Upstream& upstream = f.plan->servers(r.upstream);
   f.server = upstream.choose(r.client.address, dial.tried, now_ns_);
   if (!f.server) {
-    if (!dial.tried.empty()) return begin_close(f, dial.failure);
-    return begin_close(f, CloseReason::no_server);
+    if (dial.tried.empty()) return begin_close(f, CloseReason::no_server);
+    if (u.srv.empty() || std::exchange(dial.targets_renewed, true)) return begin_close(f, dial.failure);
+    set_phase_deadline(f, dial.until_ns);
+    return shared_.resolver->renew_srv(u.srv, answer_for(f, &Worker::on_targets));
   }
   const size_t servers = upstream.size(), others = servers - std::min(servers, dial.tried.size() + 1);
   const uint64_t left = dial.until_ns > now_ns_ ? dial.until_ns - now_ns_ : 0;
@@ -88,6 +95,13 @@ void Worker::on_resolved(Flow& f, const dns::Answer& answer) {
   f.server->order(&f.dial->addresses, now_ns_);
   advance(f, Event::resolved);
   begin_attempt(f);
+}
+
+void Worker::on_resolve_deadline(Flow& f) {
+  const char* const why = "no answer from DNS in time";
+  if (!f.server) return targets_failed(f, why);
+  count(shared_.statistics.upstreams[f.record->upstream].resolve_failed);
+  server_failed(f, CloseReason::resolve_failed, why);
 }
 
 }  // namespace penstock::flow

@@ -398,7 +398,7 @@ void Worker::on_deadline(io::Deadlines::Id id) {
     case Phase::classifying:
       return on_hello(f, 0);
     case Phase::resolving:
-      return server_failed(f, CloseReason::resolve_failed, "no answer from DNS in time");
+      return on_resolve_deadline(f);
     case Phase::dialing:
       return on_dial_deadline(f);
     case Phase::priming:

@@ -249,15 +249,17 @@ class Worker {
   void begin_resolve(Flow& f);
   void begin_server(Flow& f);
   void on_targets(Flow& f, const dns::Answer& answer);
+  void targets_failed(Flow& f, const std::string& why);
   dns::Resolver::Done answer_for(Flow& f, void (Worker::*then)(Flow&, const dns::Answer&));
   void on_resolved(Flow& f, const dns::Answer& answer);
+  void on_resolve_deadline(Flow& f);
   // dial.cc
   bool speaks_first(const Flow& f) const;
   void begin_attempt(Flow& f);
   void give_up(Flow& f, uint32_t attempt);
   void on_connected(Flow& f, uint32_t attempt, int result);
   void attempt_won(Flow& f, uint32_t attempt);
-  void attempt_failed(Flow& f, uint32_t attempt, int error);
+  void attempt_failed(Flow& f, uint32_t attempt, int error, CloseReason reason);
   void on_dial_deadline(Flow& f);
   void begin_renew(Flow& f);
   void on_renewed(Flow& f, const dns::Answer& answer);
