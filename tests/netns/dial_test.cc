@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 using dns::testing::Dnsmasq;
 
 constexpr uint16_t kDnsPort = 5353;
-constexpr milliseconds kAttemptDelay = 250ms;  // RFC 8305 8
+constexpr milliseconds kAttemptDelay = 240ms;  // RFC 8305 8
 constexpr milliseconds kBusy = 700ms;          // what a busy machine may add
 constexpr milliseconds kTurn = 10ms;           // what a clock that ticks once a turn may take away
 

@@ -178,6 +178,15 @@ TEST(Server, TheFirstFailureAndTheFirstSuccessAfterAreTold) {
   EXPECT_TRUE(s.dial_failed(kNow));
 }
 
+TEST(Server, EightLinesASecondAboutAddressesThatFail) {
+  Server server("u", {});
+  for (const uint64_t second : {1, 2}) {
+    uint32_t lines = 0;
+    for (uint64_t i = 0; i < 100; i++) lines += server.worth_a_line(second * 1'000'000'000 + i * 9'000'000);
+    EXPECT_EQ(lines, 8u);
+  }
+}
+
 TEST(Server, TheAddressThatServedGoesFirstForAMinute) {
   Server s("u", server("a"));
   const std::vector<IpAddress> as_said = {address("2001:db8::1"), address("192.0.2.1"),

@@ -62,12 +62,13 @@ Json examination_json(const check::Examination& e) {
   return j;
 }
 
-// Those whose upstream says on_marked_down = "close".
+// Those whose upstream says on_marked_down = "close". By name: a flow may be older than a server that a
+// configuration in between did not have.
 void close_flows_of(const flow::Shared& shared, const flow::Server& server) {
   for (const auto& worker : shared.workers) {
-    worker->post([gone = &server](flow::Worker& w) {
+    worker->post([upstream = server.upstream(), text = server.what().text](flow::Worker& w) {
       w.for_each_flow([&](flow::Flow& f) {
-        if (f.server == gone &&
+        if (f.server && f.server->upstream() == upstream && f.server->what().text == text &&
             f.plan->upstream(f.record->upstream).on_marked_down == config::OnMarkedDown::close)
           w.kill_here(f, flow::CloseReason::server_down);
       });

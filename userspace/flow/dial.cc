@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/dial.cc: connect to one of the server's addresses, as RFC 8305 has it: the next one 250 ms after the
+// flow/dial.cc: connect to one of the server's addresses, as RFC 8305 has it: the next one 240 ms after the
 // last or as soon as that has failed, what was begun goes on, the first to answer wins. When no address
 // answers its name is asked again, whatever its TTL: a server may have moved. When all have failed, or its
 // share of timeouts.connect is over, the next server has its turn, and the name behind `srv` is asked again.
@@ -173,9 +173,12 @@ void Worker::attempt_failed(Flow& f, uint32_t attempt, int error, CloseReason re
   count(shared_.statistics.upstreams[f.record->upstream].dial_failed);
   dial.failure = reason;
   dial.failed_ns = now_ns_;
-  if (f.server->failures() == 0)
+  if (f.server->failures() == 0 && f.server->worth_a_line(now_ns_))
     log::warn("upstream {}: {}: {}", f.server->upstream(), a.to.text(), strerror(error));
-  if (dial.failure == CloseReason::fd_limit) return begin_close(f, dial.failure);
+  if (dial.failure == CloseReason::fd_limit) {  // what is in flight has its descriptor
+    if (!dial.in_flight()) begin_close(f, dial.failure);
+    return;
+  }
   if (dial.next < dial.addresses.size()) return begin_attempt(f);
   if (dial.in_flight() || dial.renewing) return;
   if (!f.server->what().address && !dial.renewed) return begin_renew(f);

@@ -12,8 +12,10 @@
 
 namespace penstock::flow {
 
-inline constexpr uint32_t kAttemptsMax = 3;               // in flight at once, an Op each
-inline constexpr uint64_t kAttemptDelayNs = 250'000'000;  // RFC 8305 8: Connection Attempt Delay
+inline constexpr uint32_t kAttemptsMax = 3;  // in flight at once, an Op each
+// RFC 8305 8, Connection Attempt Delay: 250 ms are recommended. What a dead address costs is this and our own
+// time: within 250 ms together.
+inline constexpr uint64_t kAttemptDelayNs = 240'000'000;
 inline constexpr uint64_t kRenewNs = 1'000'000'000;  // a name is asked again as often while nobody answers
 
 struct Attempt {

@@ -12,6 +12,7 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kPreferredNs = 60'000'000'000;
+constexpr uint32_t kLinesPerSecond = 8;
 
 std::vector<config::Server> servers_of(const std::vector<dns::SrvTarget>& targets) {
   std::vector<config::Server> servers;
@@ -44,6 +45,15 @@ bool Server::dial_succeeded() {
   if (failures_.load(std::memory_order_relaxed) == 0) return false;
   shunned_until_ns_ = 0;
   return failures_.exchange(0, std::memory_order_relaxed) > 0;
+}
+
+bool Server::worth_a_line(uint64_t now_ns) {
+  std::lock_guard lock(mutex_);
+  if (now_ns >= lines_until_ns_) {
+    lines_until_ns_ = now_ns + 1'000'000'000;
+    lines_ = 0;
+  }
+  return lines_++ < kLinesPerSecond;
 }
 
 void Server::set_answer(const dns::Answer& answer) {

@@ -44,6 +44,10 @@ class Server {
   uint32_t failures() const { return failures_; }  // in a row
   bool shunned(uint64_t now_ns) const { return shunned_until_ns_ > now_ns; }
 
+  // Whether the log may have a line about an address of it that failed: of many flows that wait together
+  // each would write one.
+  bool worth_a_line(uint64_t now_ns);
+
   // What its name last meant, for `status`.
   void set_answer(const dns::Answer& answer);
   dns::Answer answer() const;
@@ -61,6 +65,8 @@ class Server {
   dns::Answer answer_;
   std::optional<IpAddress> preferred_;
   uint64_t preferred_until_ns_ = 0;
+  uint64_t lines_until_ns_ = 0;
+  uint32_t lines_ = 0;  // until then
 };
 
 class Upstream {
