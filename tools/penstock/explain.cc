@@ -124,10 +124,6 @@ struct Explanation {
   std::vector<std::string> notes;
 };
 
-bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
-  return std::any_of(prefixes.begin(), prefixes.end(), [&](const Cidr& p) { return p.contains(address); });
-}
-
 using Asked = std::promise<dns::Answer>;
 
 void ask_servers(Explanation* e) {
@@ -184,7 +180,7 @@ std::vector<uint8_t> header_of(const Explanation& e) {
 const char* refusal(Explanation* e) {
   const config::AcceptProxy& accept = e->listener.accept_proxy;
   const IpAddress& peer = e->client.via ? *e->client.via : e->client.from.address;
-  const bool trusted = covers(accept.from, peer);
+  const bool trusted = route::covers(accept.from, peer);
   if (!trusted && (e->client.via || (!accept.from.empty() && !accept.others_direct))) return kNotTrusted;
   if (trusted && !e->client.via) {
     e->notes.push_back(
