@@ -155,7 +155,9 @@ TEST_P(Http, PortInUseIsAStateAndPasses) {
 
 TEST_P(Http, AnswersWhatItDoesNotServe) {
   start_http();
-  EXPECT_TRUE(get("/").starts_with("404 "));
+  EXPECT_EQ(get("/"),
+            "501 the status page is not available in this version; there are /metrics, /healthz, /readyz");
+  EXPECT_EQ(get("/stats"), "404 not found; there are /metrics, /healthz, /readyz");
   EXPECT_TRUE(answer("POST /metrics HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody").starts_with("HTTP/1.1 405 "));
   EXPECT_TRUE(
       answer(

@@ -12,6 +12,7 @@
 #include <system_error>
 #include <type_traits>
 
+#include "base/unavailable.h"
 #include "daemon/snapshot.h"
 
 namespace penstock::daemon {
@@ -198,6 +199,8 @@ Page page(const std::string& path, const std::atomic<Readiness>& readiness, cons
   const char* word = kReadiness[static_cast<size_t>(now)];
   if (path == "/healthz") return {200, Page{}.type, "alive\n"};
   if (path == "/readyz") return {now == Readiness::ready ? 200 : 503, Page{}.type, word};
+  if (is_unavailable(kUnavailablePages, path))
+    return {501, Page{}.type, unavailable("the status page") + "; there are /metrics, /healthz, /readyz\n"};
   if (path != "/metrics") return {};
   if (now == Readiness::starting) return {503, Page{}.type, word};
   return {200, "text/plain; version=0.0.4; charset=utf-8", metrics(shared, facts)};

@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 
+#include "base/unavailable.h"
 #include "daemon/checks.h"
 #include "daemon/http.h"
 #include "daemon/listen.h"
@@ -333,6 +334,7 @@ Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   if (command == "drain") return drain(shared, request, true);
   if (command == "resume") return drain(shared, request, false);
   if (command == "reload") return facts.reload->run();
+  if (is_unavailable(kUnavailableCommands, command)) return {{"error", unavailable(command)}};
   return {{"error", "unknown command"}};
 }
 
