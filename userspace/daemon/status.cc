@@ -57,6 +57,7 @@ std::vector<Json> listener_states(flow::Shared& shared, const flow::Plan& plan, 
     Json socket = {{"address", s.address}, {"state", s.waits.empty() ? "listening" : "waiting"}};
     if (!s.device.empty()) socket["interface"] = s.device;
     if (!s.waits.empty()) socket["reason"] = s.waits;
+    if (s.optional) socket["optional"] = true;
     states[*index]["sockets"].push_back(std::move(socket));
     if (s.waits.empty() || s.optional) continue;
     std::string& all = waits[*index];
@@ -84,14 +85,14 @@ const char* state_of(const flow::Server& s) {
 }
 
 // A server that is a name: what it meant when it was last dialled; nothing before.
-Json server_json(const flow::Server& s, const check::Checker& checker) {
+Json server_json(const config::Upstream& upstream, const flow::Server& s, const check::Checker& checker) {
   Json j = {{"server", s.what().text},
             {"state", state_of(s)},
             {"flows", s.flows.load()},
             {"addresses", Json::array()}};
   if (const uint32_t failures = s.failures()) j["failed_dials"] = failures;
-  if (auto health = checker.health(check::Target::key_of(s.upstream(), s.what().text)))
-    j["health"] = health_json(*health);
+  const auto health = checker.health(check::Target::key_of(s.upstream(), s.what().text));
+  if (upstream.check && health) j["health"] = health_json(upstream.check->type, *health);
   if (s.what().address) {
     j["addresses"].push_back(s.what().address->text());
     return j;
@@ -134,7 +135,7 @@ Json upstreams(const Snapshot& s, const check::Checker& checker) {
   for (size_t i = 0; i < c.upstreams.size(); i++) {
     Json servers = Json::array();
     s.plan->servers_at(i).for_each_server(
-        [&](const flow::Server& server) { servers.push_back(server_json(server, checker)); });
+        [&](const flow::Server& server) { servers.push_back(server_json(c.upstreams[i], server, checker)); });
     Json u = {{"name", c.upstreams[i].name},
               {"servers", servers},
               {"active", s.upstreams[i].active},
