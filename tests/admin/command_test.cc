@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -123,13 +124,13 @@ const Json kStatus = Json::parse(R"({
   "version": "0.1.0", "pid": 4711, "uptime_s": 7265, "engine": "sockmap", "engine_reason": "every capability is there",
   "io": "epoll, as the daemon says",
   "kernel": "6.1.0", "threads": 2, "http": {"address": "127.0.0.1:9464", "state": "waiting", "reason": "in use"}, "news": {"from": ["a", "later", "version"]},
-  "configuration": {"file": "/etc/penstock/penstock.toml", "reloads": 3, "pending": ["daemon.threads"], "error": "a mistake in the configuration"},
+  "configuration": {"file": "/etc/penstock/penstock.toml", "reloads": 3, "pending": ["daemon.threads", "admin.http"], "error": "a mistake in the configuration"},
   "listeners": [
     {"name": "web", "bind": ["[::]:443"], "state": "waiting", "reason": "address in use", "accepted": 0, "active": 0, "closed": 0},
     {"name": "mail", "bind": ["0.0.0.0:25", "[::]:25"], "state": "listening", "accepted": 1200, "active": 12, "closed": 1188}],
   "upstreams": [{"name": "mailbox", "servers": [
-    {"server": "mailbox.example", "state": "up", "addresses": ["2001:db8::1", "192.0.2.1"], "active": 12, "dialed": 1190, "dial_failed": 3},
-    {"server": "gone.example", "addresses": [], "active": 0, "dialed": 0, "dial_failed": 0}]}],
+    {"server": "mailbox.example", "state": "unchecked", "addresses": ["2001:db8::1", "192.0.2.1"], "flows": 12},
+    {"server": "gone.example", "addresses": [], "error": "no such name"}], "active": 12, "dialed": 1190, "dial_failed": 3}],
   "totals": {"accepted": 1200, "active": 12, "closed": {"client_reset": 8, "done": 1180, "idle": 0},
     "bytes": {"splice": 1610612736, "relay": 1023}, "lane_changes": {"backlog": 5}, "fallbacks": {"map_full": 0},
     "held_bytes": 0, "pipe_bytes": 65536, "memory_limit_bytes": 268435456}})");
@@ -146,17 +147,18 @@ flows   1200 accepted = 12 active + 1188 closed
 bytes   1.5 GiB in splice, 1023 B in relay
 memory  0 B held, 64.0 KiB in pipes, limit 256.0 MiB
 http    127.0.0.1:9464 waiting: in use
-config  /etc/penstock/penstock.toml, reloaded 3 times
-        the last reload changed nothing: a mistake in the configuration
-        pending until a restart: daemon.threads
+config  /etc/penstock/penstock.toml  read - ago  reloads 3
+        the last reload, - ago, changed nothing: a mistake in the configuration
+        pending until a restart: daemon.threads, admin.http
 
 LISTENER  BIND                 STATE      ACCEPTED  ACTIVE  CLOSED  REASON
 mail      0.0.0.0:25, [::]:25  listening      1200      12    1188
 web       [::]:443             waiting           0       0       0  address in use
 
-UPSTREAM  SERVER           STATE  ADDRESSES               ACTIVE  DIALED  FAILED
-mailbox   mailbox.example  up     2001:db8::1, 192.0.2.1      12    1190       3
-mailbox   gone.example     -      -                            0       0       0
+UPSTREAM, SERVERS  STATE      ACTIVE  DIALED  FAILED  ADDRESSES               CHECK
+mailbox                           12    1190       3
+  mailbox.example  unchecked      12                  2001:db8::1, 192.0.2.1
+  gone.example     -               -                  no such name
 
 CLOSED BY     COUNT
 done           1180
@@ -176,18 +178,113 @@ TEST_F(CommandTest, status_shows_what_there_is_of_an_answer) {
   EXPECT_NE(ran.out.find("penstockd 7  pid -  up -"), std::string::npos) << ran.out;
 }
 
-TEST_F(CommandTest, status_shows_what_is_counted_for_an_upstream_as_a_whole) {
-  daemon_answers({{"upstreams",
-                   {{{"name", "web"},
-                     {"servers", {{{"server", "192.0.2.1:443"}}, {{"server", "192.0.2.2:443"}}}},
-                     {"active", 2},
-                     {"dialed", 5},
-                     {"dial_failed", 1}}}}});
+TEST_F(CommandTest, status_names_each_address_that_is_waited_for) {
+  const auto socket = [](const char* address, const char* state, const char* reason) {
+    return Json{{"address", address}, {"state", state}, {"reason", reason}};
+  };
+  Json on_device = socket("192.0.2.2:26", "waiting", "no device wg0");
+  on_device["interface"] = "wg0";
+  Json optional = socket("[::]:25", "waiting", "this host has no IPv6 address");
+  optional["optional"] = true;
+  const Json web = {{"name", "web"}, {"state", "listening"}, {"sockets", Json::array({optional})}};
+  const Json mail = {
+      {"name", "mail"},
+      {"bind", {":25", "192.0.2.1:26", "192.0.2.2:26"}},
+      {"state", "waiting"},
+      {"reason", "all of them in one"},
+      {"sockets", Json::array({socket("0.0.0.0:25", "listening", ""), optional, on_device,
+                               socket("192.0.2.1:26", "waiting", "192.0.2.1 is no\x1b address")})}};
+  daemon_answers({{"listeners", {web, mail}}});
   auto out = ask({"status"}).out;
-  EXPECT_NE(out.find("web       192.0.2.1:443  -      -               2       5       1\n"
-                     "web       192.0.2.2:443  -      -               -       -       -\n"),
-            std::string::npos)
-      << out;
+  // clang-format off
+  EXPECT_NE(out.find(R"(
+LISTENER  BIND                             STATE               ACCEPTED  ACTIVE  CLOSED  REASON
+mail      :25, 192.0.2.1:26, 192.0.2.2:26  waiting for 2 of 3         -       -       -  IPv4 only: this host has no IPv6 address
+            192.0.2.2:26 on wg0              waiting                                     no device wg0
+            192.0.2.1:26                     waiting                                     192.0.2.1 is no? address
+web       -                                listening                  -       -       -  IPv4 only: this host has no IPv6 address
+)"), std::string::npos) << out;
+  // clang-format on
+}
+
+// Seconds since the epoch.
+double ago(int seconds) {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count() -
+         seconds - 0.3;
+}
+
+TEST_F(CommandTest, status_says_what_the_last_check_found) {
+  const auto server = [](const char* name, const char* state, Json health) {
+    return Json{{"server", name}, {"state", state}, {"flows", 1}, {"health", std::move(health)}};
+  };
+  const Json certificate = {{"issuer", "CN=R11,O=Let\"s Encrypt"}, {"days_left", 63}, {"self_signed", false}};
+  const Json expired = {{"issuer", "CN=edge"}, {"days_left", -2}, {"self_signed", true}};
+  Json stale = server("named", "failing", nullptr);
+  stale.update({{"failed_dials", 4}, {"addresses", {"192.0.2.1"}}, {"error", "timeout"}});
+  daemon_answers(
+      {{"configuration",
+        {{"file", "f"},
+         {"reloads", 0},
+         {"loaded_unix_s", ago(7200)},
+         {"refused_unix_s", ago(60)},
+         {"error", "e"}}},
+       {"upstreams",
+        {{{"name", "mailbox"},
+          {"servers",
+           {server("new", "unchecked", {{"type", "smtp"}, {"state", "unknown"}, {"address", "192.0.2.9:25"}}),
+            server("well", "up",
+                   {{"type", "tls"},
+                    {"state", "up"},
+                    {"since", 1000000000.7},
+                    {"checked", ago(3)},
+                    {"took_ms", 12},
+                    {"failed_in_a_row", 0},
+                    {"reason", "of long ago"},
+                    {"certificate", certificate}}),
+            server("gone", "down",
+                   {{"type", "tls"},
+                    {"state", "down"},
+                    {"since", ago(312)},
+                    {"checked", ago(4)},
+                    {"failed_in_a_row", 9},
+                    {"reason", "connection refused"},
+                    {"certificate", expired}}),
+            stale}}}}}});
+  auto out = ask({"status"}).out;
+  const auto says = [&](const std::string& what) {
+    EXPECT_NE(out.find(what), std::string::npos) << what << "\n" << out;
+  };
+  says("config  f  read 2h00m ago  reloads 0\n        the last reload, 1m00s ago, changed nothing: e\n");
+  says("  192.0.2.9:25  smtp check: none has ended yet\n");
+  says("up since 2001-09-09T01:46:40Z (");
+  says("): tls check 3s ago, passed in 12ms; certificate by CN=R11,O=Let\"s Encrypt, 63 days left\n");
+  says("down since 2");
+  says(
+      " (5m12s): connection refused; tls check 4s ago, 9 failed in a row; certificate SELF-SIGNED by "
+      "CN=edge, "
+      "EXPIRED 2 days ago\n");
+  says("192.0.2.1     failed dials in a row: 4; DNS: timeout, an old answer serves\n");
+  EXPECT_EQ(out.find("of long ago"), std::string::npos) << out;
+}
+
+TEST_F(CommandTest, status_shows_which_srv_record_an_upstream_follows) {
+  const Json server = {
+      {"server", "a.example:25"}, {"state", "up"}, {"addresses", {"192.0.2.1"}}, {"flows", 0}};
+  const auto upstream = [](const char* name, Json servers) {
+    return Json{
+        {"name", name}, {"srv", "_smtp._tcp.example"}, {"error", "timeout"}, {"servers", std::move(servers)}};
+  };
+  daemon_answers(
+      {{"upstreams", {upstream("found", Json::array({server})), upstream("lost", Json::array())}}});
+  auto out = ask({"status"}).out;
+  // clang-format off
+  EXPECT_NE(out.find(R"(
+UPSTREAM, SERVERS  STATE    ACTIVE  DIALED  FAILED  ADDRESSES               CHECK
+found                            -       -       -  SRV _smtp._tcp.example  DNS: timeout, an old answer serves
+  a.example:25     up            0                  192.0.2.1
+lost               waiting       -       -       -  SRV _smtp._tcp.example  DNS: timeout
+)"), std::string::npos) << out;
+  // clang-format on
 }
 
 const Json kFlows = Json::parse(R"({"flows": [
@@ -209,6 +306,20 @@ TEST_F(CommandTest, flows_shows_the_oldest_first) {
             "18446744073709551615  [2001:db8::7]:40000  mta-sts.example.net  mailbox-https  192.0.2.1:443  open     splice  517 B  relay  10.0 MiB  900ms    5ms\n");
   // clang-format on
   EXPECT_EQ(asked(), Json({{"command", "flows"}}));
+}
+
+TEST_F(CommandTest, flows_has_a_column_for_proxies_where_there_are_any) {
+  Json answer = kFlows;
+  answer["flows"][0]["proxy"] = "192.0.2.8:4000";
+  answer["flows"][1]["proxy"] = "";
+  daemon_answers(answer);
+  auto out = ask({"flows"}).out;
+  // clang-format off
+  EXPECT_EQ(out,
+            "              COOKIE  CLIENT               BY PROXY        SNI                  UPSTREAM       SERVER         PHASE    UP      BYTES  DOWN      BYTES    AGE   IDLE\n"
+            "                   9  198.51.100.4:5000    -               -                    mailbox        -              dialing  held        -  -             -  1m05s  1m05s\n"
+            "18446744073709551615  [2001:db8::7]:40000  192.0.2.8:4000  mta-sts.example.net  mailbox-https  192.0.2.1:443  open     splice  517 B  relay  10.0 MiB  900ms    5ms\n");
+  // clang-format on
 }
 
 TEST_F(CommandTest, flows_passes_its_filters_on) {
@@ -570,13 +681,84 @@ TEST_F(CommandTest, explain_ends_with_1_for_who_is_turned_away) {
   auto ran =
       penstock({"explain", "-c", file, "--to", ":443", "--from", "198.51.100.7", "--sni", "www.example.net"});
   EXPECT_EQ(ran.exit_code, 1);
-  EXPECT_NE(ran.out.find("route     2 of 2, line 19\n          closed, route_rejected\n"), std::string::npos)
+  EXPECT_NE(ran.out.find("route     2 of 2, line 19\n          closed, route_rejected: the route says action "
+                         "= \"reject\"\n"),
+            std::string::npos)
       << ran.out;
   ran = penstock({"explain", "-c", file, "--to", ":443", "--from", "192.0.2.7", "--via", "192.0.2.8"});
   EXPECT_EQ(ran.exit_code, 1);
-  EXPECT_NE(ran.out.find("client    192.0.2.7 by proxy 192.0.2.8 to :443: closed, proxy_not_trusted\n"),
+  EXPECT_NE(ran.out.find("client    192.0.2.7 by proxy 192.0.2.8 to :443: closed, proxy_not_trusted: "
+                         "192.0.2.8 is not in accept_proxy.from: a "
+                         "PROXY header of its is not believed, the connection is closed\n"),
             std::string::npos)
       << ran.out;
+}
+
+TEST_F(CommandTest, explain_says_in_a_sentence_why_somebody_is_turned_away) {
+  auto file = write("penstock.toml", R"([upstream.u]
+servers = "192.0.2.10:25"
+[[listener]]
+bind = ":25"
+upstream = "u"
+allow = "10.0.0.0/8"
+deny = "10.1.0.0/16"
+[[listener]]
+bind = ":26"
+upstream = "u"
+accept_proxy = { from = "192.0.2.8" }
+)");
+  const auto closed = [&](const char* to, const char* from) {
+    auto ran = penstock({"explain", "--json", "-c", file, "--to", to, "--from", from});
+    EXPECT_EQ(ran.exit_code, 1) << ran.err;
+    const Json says = Json::parse(ran.out);
+    return says.at("closed").get<std::string>() + ": " + says.at("reason").get<std::string>();
+  };
+  EXPECT_EQ(closed(":25", "10.1.2.3"), "denied: 10.1.2.3 is in deny of this listener");
+  EXPECT_EQ(closed(":25", "192.0.2.7"), "denied: 192.0.2.7 is not in allow of this listener");
+  EXPECT_EQ(closed(":26", "192.0.2.7"),
+            "proxy_not_trusted: 192.0.2.7 is not in accept_proxy.from, and others are rejected");
+}
+
+TEST_F(CommandTest, explain_shows_a_unique_id_as_a_placeholder) {
+  auto file = write("penstock.toml", R"([upstream.u]
+servers = "192.0.2.10:25"
+proxy_protocol = "v2"
+tlvs = ["unique_id", "crc32c"]
+[[listener]]
+bind = ":25"
+upstream = "u"
+accept_proxy = { from = "192.0.2.8" }
+)");
+  std::vector<std::string> words = {
+      "explain", "-c", file, "--to", "203.0.113.1:25", "--from", "198.51.100.7:40000", "--via", "192.0.2.8"};
+  auto ran = penstock(words);
+  EXPECT_EQ(ran.exit_code, 0) << ran.err;
+  // clang-format off
+  EXPECT_NE(ran.out.find(R"(header    v2, 70 bytes
+  0000  0d 0a 0d 0a 00 0d 0a 51 55 49 54 0a              signature
+  000c  21                                               version 2, command PROXY
+  000d  11                                               TCP over IPv4
+  000e  00 36                                            54 bytes follow
+  0010  c6 33 64 07                                      source address 198.51.100.7
+  0014  cb 00 71 01                                      destination address 203.0.113.1
+  0018  9c 40                                            source port 40000
+  001a  00 19                                            destination port 25
+  001c  03                                               TLV 0x03, CRC32C
+  001d  00 04                                            4 bytes
+  001f  ?? ?? ?? ??                                      of the whole header with these four bytes zero: not known, as UNIQUE_ID is not
+  0023  05                                               TLV 0x05, UNIQUE_ID
+  0024  00 20                                            32 bytes
+  0026  ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ??  placeholder: each flow has its own
+  0036  ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ??
+note      UNIQUE_ID differs for each flow: "??" stands for its 32 bytes, and for CRC32C, which cannot be computed without it
+note      TLVs that 192.0.2.8 sends are passed on, its UNIQUE_ID in the place of ours: they are not in this header
+)"), std::string::npos) << ran.out;
+  // clang-format on
+  words.push_back("--json");
+  const Json fields = Json::parse(penstock(words).out).at("header").at("fields");
+  EXPECT_EQ(fields.at(10).at("known"), false);
+  EXPECT_EQ(fields.at(12).at("known"), true);
+  EXPECT_EQ(fields.at(13).at("bytes"), std::string(64, '?'));
 }
 
 TEST_F(CommandTest, explain_refuses_what_no_client_is) {
@@ -604,9 +786,21 @@ TEST_F(CommandTest, what_is_not_there_yet_says_so) {
   for (const auto& words :
        {std::vector<std::string>{"top"}, {"upgrade"}, {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
     auto ran = ask(words);
-    EXPECT_EQ(ran.exit_code, 1);
-    EXPECT_EQ(ran.err, "penstock: " + words[0] + ": not available in this version\n");
+    EXPECT_EQ(ran.exit_code, 2);
+    EXPECT_EQ(ran.err, "penstock: " + words[0] + " is not available in this version\n");
   }
+}
+
+TEST_F(CommandTest, reload_shows_mistakes_as_the_daemon_words_them) {
+  daemon_answers({{"reloaded", false},
+                  {"reason", "a mistake in the configuration"},
+                  {"diagnostics",
+                   {"penstock.toml:1:1: error: unknown key \"x\" at the \x1b"
+                    "top level"}}});
+  auto ran = ask({"reload"});
+  EXPECT_EQ(ran.exit_code, 2);
+  EXPECT_EQ(ran.out, "penstock.toml:1:1: error: unknown key \"x\" at the ?top level\n");
+  EXPECT_EQ(ran.err, "penstock: nothing has changed: a mistake in the configuration\n");
 }
 
 TEST_F(CommandTest, doctor_asks_and_tells_the_verdict) {

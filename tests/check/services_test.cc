@@ -237,8 +237,9 @@ srv = "_none._tcp.example.net"
   says(said({"doctor", "none"}, 1),
        "upstream none has no server yet: DNS has named none for _none._tcp.example.net");
   const std::string status = said({"status"}, 0);
-  says(status, "imap      a.example.net:143       up");
-  says(status, "none      _none._tcp.example.net  waiting  no such name");
+  says(status, "  a.example.net:143   up ");
+  says(status, "none                  waiting ");
+  says(status, "  SRV _none._tcp.example.net  DNS: no such name\n");
 }
 
 }  // namespace

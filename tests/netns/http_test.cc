@@ -109,6 +109,105 @@ TEST_P(Http, MetricsSayWhatStatusSays) {
   EXPECT_EQ(status.at("http"), Json({{"address", "127.0.0.1:9464"}, {"state", "listening"}}));
 }
 
+TEST_P(Http, MetricsOfServersAddressesAndReloads) {
+  DaemonOptions options;
+  options.http = "127.0.0.1:9464";
+  options.tables = R"([upstream.mailbox]
+servers = ["127.0.0.1:3525", "127.0.0.1:3526"]
+check = { type = "tcp", interval = "1s", rise = 1, fall = 1 }
+[upstream.srv]
+srv = "_imap._tcp.example.net"
+[[listener]]
+name = "mail"
+bind = [":2525", "192.0.2.1:2526"]
+upstream = "mailbox"
+)";
+  const TcpListener up(at("127.0.0.1", 3525));
+  start_with(options);
+  const std::string first = "{upstream=\"mailbox\",server=\"127.0.0.1:3525\"";
+  const std::string second = "{upstream=\"mailbox\",server=\"127.0.0.1:3526\"";
+  const auto state_of_second = [&] {
+    return daemon_->status().at("upstreams").at(0).at("servers").at(1).at("state").get<std::string>();
+  };
+  ASSERT_TRUE(wait_until([&] { return state_of_second() == "down"; }));
+  ASSERT_TRUE(
+      wait_until([&] { return scrape()["penstock_checks_total" + first + ",result=\"passed\"}"] > 0; }));
+  Samples m = scrape();
+  EXPECT_EQ(m.at("penstock_server_up" + first + "}"), 1);
+  EXPECT_EQ(m.at("penstock_server_up" + second + "}"), 0);
+  EXPECT_EQ(m.at("penstock_checks_total" + first + ",result=\"failed\"}"), 0);
+  EXPECT_EQ(m.at("penstock_checks_total" + second + ",result=\"passed\"}"), 0);
+  EXPECT_GE(m.at("penstock_checks_total" + second + ",result=\"failed\"}"), 1);
+  EXPECT_EQ(m.at("penstock_check_changes_total" + second + "}"), 0);
+  EXPECT_LT(m.at("penstock_check_age_seconds" + second + "}"), 5);
+  EXPECT_EQ(m.at("penstock_server_drained" + first + "}"), 0);
+  EXPECT_EQ(m.at("penstock_server_flows_active" + first + "}"), 0);
+  EXPECT_EQ(m.at("penstock_listener_addresses{listener=\"mail\",state=\"listening\"}"), 2);
+  EXPECT_EQ(m.at("penstock_listener_addresses{listener=\"mail\",state=\"waiting\"}"), 1);
+  EXPECT_EQ(m.at("penstock_config_generation"), 1);
+  EXPECT_EQ(m.at("penstock_config_last_reload_successful"), 1);
+  EXPECT_EQ(m.at("penstock_config_reloads_refused_total"), 0);
+  EXPECT_EQ(m.at("penstock_config_pending_keys"), 0);
+  EXPECT_EQ(shell("curl -sS --fail http://127.0.0.1:9464/metrics | promtool check metrics"), "");
+
+  const TcpListener now_up(at("127.0.0.1", 3526));
+  ASSERT_TRUE(wait_until([&] { return state_of_second() == "up"; }));
+  netns_.ip("addr add 192.0.2.1/32 dev lo");
+  daemon_->ask({{"command", "drain"}, {"name", "mailbox/127.0.0.1:3525"}});
+  const std::string good = read_file(daemon_->config_file());
+  std::ofstream(daemon_->config_file()) << "x = 1\n" << good;
+  EXPECT_EQ(daemon_->ask({{"command", "reload"}}).at("reloaded"), false);
+  EXPECT_TRUE(daemon_->status()
+                  .at("configuration")
+                  .at("error")
+                  .get<std::string>()
+                  .find("/penstock.toml:1:1: error: unknown key") != std::string::npos);
+  const double before = m.at("penstock_config_loaded_timestamp_seconds");
+  m = scrape();
+  EXPECT_EQ(m.at("penstock_server_up" + second + "}"), 1);
+  EXPECT_EQ(m.at("penstock_check_changes_total" + second + "}"), 1);
+  EXPECT_EQ(m.at("penstock_server_drained" + first + "}"), 1);
+  EXPECT_EQ(m.at("penstock_listener_addresses{listener=\"mail\",state=\"listening\"}"), 3);
+  EXPECT_EQ(m.at("penstock_listener_addresses{listener=\"mail\",state=\"waiting\"}"), 0);
+  EXPECT_EQ(m.at("penstock_config_generation"), 1);
+  EXPECT_EQ(m.at("penstock_config_last_reload_successful"), 0);
+  EXPECT_EQ(m.at("penstock_config_reloads_refused_total"), 1);
+  EXPECT_EQ(m.at("penstock_config_loaded_timestamp_seconds"), before);
+
+  std::ofstream(daemon_->config_file()) << good << "[upstream.more]\nservers = \"192.0.2.7\"\n";
+  EXPECT_EQ(daemon_->ask({{"command", "reload"}}).at("reloaded"), true);
+  m = scrape();
+  EXPECT_EQ(m.at("penstock_config_generation"), 2);
+  EXPECT_EQ(m.at("penstock_config_last_reload_successful"), 1);
+  EXPECT_GT(m.at("penstock_config_loaded_timestamp_seconds"), before);
+  EXPECT_EQ(m.at("penstock_server_up{upstream=\"more\",server=\"192.0.2.7\"}"), 1);  // nobody said otherwise
+  at_start_ = daemon_->descriptors();                                                // an address has come
+}
+
+TEST_P(Http, MetricsOfACertificate) {
+  const TempDir directory;
+  const std::string key = directory.path() + "/key.pem", certificate = directory.path() + "/certificate.pem";
+  ASSERT_EQ(shell("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 "
+                  "-subj /CN=mailbox.example -keyout " +
+                  key + " -out " + certificate + " 2>/dev/null"),
+            "");
+  Process server({"openssl", "s_server", "-accept", "127.0.0.1:3525", "-key", key, "-cert", certificate},
+                 {.keep_stdin_open = true});
+  ASSERT_TRUE(server.wait_for("ACCEPT")) << server.output();
+  DaemonOptions options;
+  options.http = "127.0.0.1:9464";
+  options.tables = mail_tables("check = { type = \"tls\", interval = \"1s\" }");
+  start_with(options);
+  Samples m;
+  const std::string name =
+      "penstock_check_certificate_left_seconds{upstream=\"mailbox\",server=\"127.0.0.1:3525\"}";
+  ASSERT_TRUE(wait_until([&] { return (m = scrape()).contains(name); })) << daemon_->log();
+  constexpr double kDay = 24 * 3600;
+  EXPECT_GT(m[name], 29 * kDay);
+  EXPECT_LE(m[name], 30 * kDay);
+  EXPECT_EQ(shell("curl -sS --fail http://127.0.0.1:9464/metrics | promtool check metrics"), "");
+}
+
 TEST_P(Http, ReadyWhileItServesAndAliveThroughout) {
   // Without a remembered verdict the self-test runs first; meanwhile it is not ready.
   std::filesystem::create_directories("/run/penstock");
@@ -155,7 +254,9 @@ TEST_P(Http, PortInUseIsAStateAndPasses) {
 
 TEST_P(Http, AnswersWhatItDoesNotServe) {
   start_http();
-  EXPECT_TRUE(get("/").starts_with("404 "));
+  EXPECT_EQ(get("/"),
+            "501 the status page is not available in this version; there are /metrics, /healthz, /readyz");
+  EXPECT_EQ(get("/stats"), "404 not found; there are /metrics, /healthz, /readyz");
   EXPECT_TRUE(answer("POST /metrics HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody").starts_with("HTTP/1.1 405 "));
   EXPECT_TRUE(
       answer(

@@ -12,15 +12,6 @@ namespace {
 // The longest examination: a name that is not answered, four dials that are not either, three pauses.
 constexpr std::chrono::seconds kPatience{60};
 
-// What the daemon has escaped already: quotes and backslashes stay.
-std::string sentence(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  std::string printable = value.is_string() ? value.get<std::string>() : "";
-  for (char& c : printable)
-    if (c < ' ' || c > '~') c = '?';
-  return printable;
-}
-
 std::string dials_text(const Json& dials) {
   Table table({"PROXY_PROTOCOL", "ADDRESS", "FROM", ">MS", "RESULT", "SERVER SAYS"});
   for (const Json& d : dials) {

@@ -117,16 +117,13 @@ struct Explanation {
   Taken taken;
   const config::Listener& listener;
   const char* closed = nullptr;  // why the client gets nowhere
+  std::string reason;            // the same as a sentence
   route::Decision decision;      // what follows is valid while nothing has closed it
   const config::Upstream* upstream = nullptr;
   std::vector<Candidate> servers;  // each where those before cannot be had
   std::vector<uint8_t> header;     // empty: none is sent
   std::vector<std::string> notes;
 };
-
-bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
-  return std::any_of(prefixes.begin(), prefixes.end(), [&](const Cidr& p) { return p.contains(address); });
-}
 
 using Asked = std::promise<dns::Answer>;
 
@@ -176,23 +173,42 @@ std::vector<uint8_t> header_of(const Explanation& e) {
   what.authority = e.client.sni;
   if (!e.client.alpn.empty()) what.alpn = e.client.alpn[0];
   what.crc32c = e.upstream->tlv_crc32c;
+  const std::vector<uint8_t> placeholder(kOwnUniqueIdBytes);
+  if (e.upstream->tlv_unique_id) what.unique_id = placeholder;
   std::vector<uint8_t> header(kHeaderBytesMax);
   header.resize(encode(what, header));
   return header;
 }
 
-const char* refusal(Explanation* e) {
+void turn_away(Explanation* e, const char* closed, std::string reason) {
+  e->closed = closed;
+  e->reason = std::move(reason);
+}
+
+// Is the client turned away before it is routed?
+void admit(Explanation* e) {
   const config::AcceptProxy& accept = e->listener.accept_proxy;
-  const IpAddress& peer = e->client.via ? *e->client.via : e->client.from.address;
-  const bool trusted = covers(accept.from, peer);
-  if (!trusted && (e->client.via || (!accept.from.empty() && !accept.others_direct))) return kNotTrusted;
+  const IpAddress& client = e->client.from.address;
+  const IpAddress& peer = e->client.via ? *e->client.via : client;
+  const bool trusted = route::covers(accept.from, peer);
+  if (!trusted && e->client.via)
+    return turn_away(e, kNotTrusted,
+                     fmt::format("{} is not in accept_proxy.from: a PROXY header of its is not believed, the "
+                                 "connection is closed",
+                                 peer.text()));
+  if (!trusted && !accept.from.empty() && !accept.others_direct)
+    return turn_away(e, kNotTrusted,
+                     fmt::format("{} is not in accept_proxy.from, and others are rejected", peer.text()));
   if (trusted && !e->client.via) {
     e->notes.push_back(
         fmt::format("{0} is a trusted proxy, which says with a PROXY header who the client is; for that "
                     "client: --from CLIENT --via {0}",
                     peer.text()));
   }
-  return route::allows(e->listener, e->client.from.address) ? nullptr : kDenied;
+  if (route::allows(e->listener, client)) return;
+  const bool denied = route::covers(e->listener.deny, client);
+  turn_away(e, kDenied,
+            fmt::format("{} is {} of this listener", client.text(), denied ? "in deny" : "not in allow"));
 }
 
 void decide(Explanation* e) {
@@ -206,8 +222,7 @@ void decide(Explanation* e) {
   e->decision =
       routes.decide(listener, {e->client.sni, e->client.alpn, e->client.from.address, e->client.to.port});
   if (e->decision.reject) {
-    e->closed = kRejected;
-    return;
+    return turn_away(e, kRejected, "the route says action = \"reject\"");
   }
   e->upstream = &e->config.upstreams[e->decision.upstream];
   ask_servers(e);
@@ -227,8 +242,18 @@ void add_notes(Explanation* e) {
   }
   if (e->client.from.port == 0)
     e->notes.push_back("the client's port is not known; with it: --from ADDRESS:PORT");
+  if (e->upstream->proxy_protocol != config::ProxyProtocol::v2) return;
   if (e->upstream->tlv_unique_id) {
-    e->notes.push_back("UNIQUE_ID is each flow's own, and not in this header");
+    e->notes.push_back(
+        fmt::format("UNIQUE_ID differs for each flow: \"??\" stands for its {} bytes{}",
+                    proxy_protocol::kOwnUniqueIdBytes,
+                    e->upstream->tlv_crc32c ? ", and for CRC32C, which cannot be computed without it" : ""));
+  }
+  if (e->client.via) {
+    e->notes.push_back(fmt::format(
+        "TLVs that {} sends are passed on, its UNIQUE_ID in the place of ours: they are not in this "
+        "header",
+        e->client.via->text()));
   }
 }
 
@@ -265,6 +290,10 @@ std::vector<std::string> endpoints_of(const Explanation& e, const Candidate& c) 
   return out;
 }
 
+std::vector<HeaderField> fields_of(const Explanation& e) {
+  return header_fields(e.header, !e.upstream->tlv_unique_id);
+}
+
 std::string header_text(const Explanation& e) {
   switch (e.upstream->proxy_protocol) {
     case config::ProxyProtocol::off:
@@ -274,7 +303,7 @@ std::string header_text(const Explanation& e) {
           "v1, {} bytes\n  {}\\r\\n\n", e.header.size(),
           std::string_view(reinterpret_cast<const char*>(e.header.data()), e.header.size() - 2));
     case config::ProxyProtocol::v2:
-      return fmt::format("v2, {} bytes\n{}", e.header.size(), header_dump(header_fields(e.header)));
+      return fmt::format("v2, {} bytes\n{}", e.header.size(), header_dump(fields_of(e)));
   }
   return "";
 }
@@ -299,16 +328,20 @@ std::string servers_text(const Explanation& e) {
   return table.empty() ? out : out + table.text();
 }
 
+std::string closed_text(const Explanation& e) {
+  return fmt::format("closed, {}: {}", e.closed, e.reason);
+}
+
 std::string text_of(const Explanation& e) {
   std::string out =
       fmt::format("listener  {}, line {}, bind {}\n", e.listener.name, e.listener.line, e.taken.bind->text);
-  out += fmt::format(
-      "client    {}{} to {}: {}\n", e.client.from.port ? e.client.from.text() : e.client.from.address.text(),
-      e.client.via ? " by proxy " + e.client.via->text() : "",
-      e.taken.destination_known ? e.taken.destination.text() : e.client.to.text,
-      e.closed == nullptr || e.closed == kRejected ? "allowed" : fmt::format("closed, {}", e.closed));
+  out += fmt::format("client    {}{} to {}: {}\n",
+                     e.client.from.port ? e.client.from.text() : e.client.from.address.text(),
+                     e.client.via ? " by proxy " + e.client.via->text() : "",
+                     e.taken.destination_known ? e.taken.destination.text() : e.client.to.text,
+                     e.closed == nullptr || e.closed == kRejected ? "allowed" : closed_text(e));
   if (e.closed == nullptr || e.closed == kRejected) out += fmt::format("route     {}\n", route_text(e));
-  if (e.closed == kRejected) out += fmt::format("          closed, {}\n", kRejected);
+  if (e.closed == kRejected) out += fmt::format("          {}\n", closed_text(e));
   if (e.upstream) {
     out += fmt::format("upstream  {}, {}\n", e.upstream->name, balance_text(e.upstream->balance));
     out += servers_text(e);
@@ -326,6 +359,7 @@ Json json_of(const Explanation& e) {
       {"client", e.client.from.text()},
       {"destination", e.taken.destination.text()},
       {"closed", nullptr},
+      {"reason", e.reason},
       {"notes", e.notes}};
   if (e.closed) out["closed"] = e.closed;
   if (e.closed && e.closed != kRejected) return out;
@@ -350,12 +384,18 @@ Json json_of(const Explanation& e) {
   if (e.upstream->source) out["source"] = e.upstream->source->text();
   out["header"] = nullptr;
   if (e.header.empty()) return out;
-  out["header"] = {{"hexadecimal", hexadecimal(e.header, "")}, {"fields", Json::array()}};
-  if (e.upstream->proxy_protocol == config::ProxyProtocol::v1) return out;
-  for (const HeaderField& f : header_fields(e.header)) {
-    out["header"]["fields"].push_back(
-        {{"offset", f.offset}, {"bytes", hexadecimal(f.bytes, "")}, {"meaning", f.meaning}});
+  if (e.upstream->proxy_protocol == config::ProxyProtocol::v1) {
+    out["header"] = {{"hexadecimal", hexadecimal(e.header)}, {"fields", Json::array()}};
+    return out;
   }
+  std::string whole;
+  Json fields = Json::array();
+  for (const HeaderField& f : fields_of(e)) {
+    whole += hexadecimal(f);
+    fields.push_back(
+        {{"offset", f.offset}, {"bytes", hexadecimal(f)}, {"known", f.known}, {"meaning", f.meaning}});
+  }
+  out["header"] = {{"hexadecimal", whole}, {"fields", fields}};
   return out;
 }
 
@@ -377,7 +417,7 @@ int explain(const Explain& what) {
   }
   Explanation e{*parsed.config, client.value(), taken.value(),
                 parsed.config->listeners[taken.value().listener]};
-  e.closed = refusal(&e);
+  admit(&e);
   if (!e.closed) decide(&e);
   add_notes(&e);
   print(what.json ? json_line(json_of(e)) + "\n" : text_of(e));

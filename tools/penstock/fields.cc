@@ -3,12 +3,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
+#include <ctime>
 
 #include "base/log.h"
 
 namespace penstock::command {
 namespace {
+
+constexpr double kSecondsMax = 253402300799;  // the end of the year 9999
 
 std::string scalar_text(const Json& value) {
   if (value.is_string()) {
@@ -29,6 +34,17 @@ const Json& member(const Json& object, const char* key) {
 
 std::string text(const Json& object, const char* key) {
   return scalar_text(member(object, key));
+}
+
+std::string sentence(const Json& value) {
+  std::string printable = value.is_string() ? value.get<std::string>() : "";
+  for (char& c : printable)
+    if (c < ' ' || c > '~') c = '?';
+  return printable;
+}
+
+std::string sentence(const Json& object, const char* key) {
+  return sentence(member(object, key));
 }
 
 std::string list(const Json& object, const char* key) {
@@ -53,6 +69,26 @@ std::string size(const Json& object, const char* key) {
 std::string duration(const Json& object, const char* key) {
   auto ms = number(object, key);
   return ms ? duration_text(*ms) : kUnknown;
+}
+
+std::string moment(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  if (!value.is_number()) return kUnknown;
+  const double seconds = value.get<double>();
+  if (!(seconds >= 0 && seconds <= kSecondsMax)) return kUnknown;
+  const auto at = static_cast<std::time_t>(seconds);
+  tm parts{};
+  char text[sizeof "2026-11-21T02:14:09Z"];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&at, &parts));
+  return text;
+}
+
+std::string age(const Json& object, const char* key) {
+  if (moment(object, key) == kUnknown) return kUnknown;
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double seconds = std::max(0.0, now - member(object, key).get<double>());
+  return seconds < 1 ? "0s" : duration_text(static_cast<uint64_t>(seconds) * 1000);
 }
 
 std::string size_text(uint64_t bytes) {

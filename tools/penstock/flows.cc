@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "client.h"
@@ -20,17 +21,25 @@ std::vector<const Json*> sorted(const Json& flows) {
   return all;
 }
 
+// The proxy in front has a column where one of the flows has one.
 std::string flows_text(const Json& answer) {
-  Table table({">COOKIE", "CLIENT", "SNI", "UPSTREAM", "SERVER", "PHASE", "UP", ">BYTES", "DOWN", ">BYTES",
-               ">AGE", ">IDLE"});
-  for (const Json* flow : sorted(member(answer, "flows"))) {
+  const auto flows = sorted(member(answer, "flows"));
+  const bool proxied =
+      std::any_of(flows.begin(), flows.end(), [](const Json* f) { return text(*f, "proxy") != kUnknown; });
+  std::vector<std::string> titles = {">COOKIE", "CLIENT", "SNI",  "UPSTREAM", "SERVER", "PHASE",
+                                     "UP",      ">BYTES", "DOWN", ">BYTES",   ">AGE",   ">IDLE"};
+  if (proxied) titles.insert(titles.begin() + 2, "BY PROXY");
+  Table table(titles);
+  for (const Json* flow : flows) {
     const Json& directions = member(*flow, "directions");
     const Json& up = member(directions, "up");
     const Json& down = member(directions, "down");
-    table.add({text(*flow, "cookie"), text(*flow, "client"), text(*flow, "sni"), text(*flow, "upstream"),
-               text(*flow, "server"), text(*flow, "phase"), text(up, "lane"), size(up, "bytes"),
-               text(down, "lane"), size(down, "bytes"), duration(*flow, "age_ms"),
-               duration(*flow, "idle_ms")});
+    std::vector<std::string> row = {
+        text(*flow, "cookie"), text(*flow, "client"), text(*flow, "sni"),        text(*flow, "upstream"),
+        text(*flow, "server"), text(*flow, "phase"),  text(up, "lane"),          size(up, "bytes"),
+        text(down, "lane"),    size(down, "bytes"),   duration(*flow, "age_ms"), duration(*flow, "idle_ms")};
+    if (proxied) row.insert(row.begin() + 2, text(*flow, "proxy"));
+    table.add(std::move(row));
   }
   return table.empty() ? "no live flows\n" : table.text();
 }

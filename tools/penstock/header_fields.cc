@@ -46,13 +46,11 @@ class Walk {
  public:
   explicit Walk(std::span<const uint8_t> header) : rest_(header) {}
   bool at_end() const { return rest_.empty(); }
-  std::span<const uint8_t> take(size_t size, std::string meaning) {
+  void take(size_t size, std::string meaning, bool known = true) {
     PENSTOCK_ASSERT(size <= rest_.size());
-    const auto bytes = rest_.first(size);
-    fields.push_back({offset_, bytes, std::move(meaning)});
+    fields.push_back({offset_, rest_.first(size), std::move(meaning), known});
     offset_ += size;
     rest_ = rest_.subspan(size);
-    return bytes;
   }
   std::span<const uint8_t> next(size_t size) const { return rest_.first(size); }
   std::vector<HeaderField> fields;
@@ -62,9 +60,24 @@ class Walk {
   size_t offset_ = 0;
 };
 
+std::string value_text(uint8_t type, std::span<const uint8_t> value, bool unique_id_known) {
+  if (type == kTlvUniqueId && !unique_id_known) return "placeholder: each flow has its own";
+  if (type != kTlvCrc32c)
+    return "\"" + log::escaped({reinterpret_cast<const char*>(value.data()), value.size()}) + "\"";
+  return std::string("of the whole header with these four bytes zero") +
+         (unique_id_known ? "" : ": not known, as UNIQUE_ID is not");
+}
+
+std::string part(const HeaderField& field, size_t at, size_t size, const char* between) {
+  if (field.known) return hexadecimal(field.bytes.subspan(at, size), between);
+  std::string out = "??";
+  for (size_t i = 1; i < size; i++) out += std::string(between) + "??";
+  return out;
+}
+
 }  // namespace
 
-std::vector<HeaderField> header_fields(std::span<const uint8_t> header) {
+std::vector<HeaderField> header_fields(std::span<const uint8_t> header, bool unique_id_known) {
   Walk walk(header);
   walk.take(kV2Signature.size(), "signature");
   const uint8_t command = walk.next(1)[0] & 0xf;
@@ -85,12 +98,14 @@ std::vector<HeaderField> header_fields(std::span<const uint8_t> header) {
     const size_t size = u16(walk.next(2));
     walk.take(2, fmt::format("{} bytes", size));
     if (size == 0) continue;
-    const auto value = walk.next(size);
-    const bool is_text = type != kTlvCrc32c;
-    walk.take(size, is_text ? "\"" + log::escaped({reinterpret_cast<const char*>(value.data()), size}) + "\""
-                            : "of the whole header with these four bytes zero");
+    const bool known = unique_id_known || (type != kTlvUniqueId && type != kTlvCrc32c);
+    walk.take(size, value_text(type, walk.next(size), unique_id_known), known);
   }
   return std::move(walk.fields);
+}
+
+std::string hexadecimal(const HeaderField& field) {
+  return part(field, 0, field.bytes.size(), "");
 }
 
 std::string hexadecimal(std::span<const uint8_t> bytes, const char* between) {
@@ -103,8 +118,8 @@ std::string header_dump(const std::vector<HeaderField>& fields) {
   std::string out;
   for (const HeaderField& field : fields) {
     for (size_t at = 0; at < field.bytes.size(); at += kBytesPerLine) {
-      const auto line = field.bytes.subspan(at, std::min(kBytesPerLine, field.bytes.size() - at));
-      std::string text = fmt::format("  {:04x}  {:<{}}  {}", field.offset + at, hexadecimal(line, " "),
+      const size_t size = std::min(kBytesPerLine, field.bytes.size() - at);
+      std::string text = fmt::format("  {:04x}  {:<{}}  {}", field.offset + at, part(field, at, size, " "),
                                      3 * kBytesPerLine - 1, at == 0 ? field.meaning : "");
       text.erase(text.find_last_not_of(' ') + 1);
       out += text + "\n";

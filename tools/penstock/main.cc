@@ -7,6 +7,7 @@
 
 #include "base/endpoint.h"
 #include "base/log.h"
+#include "base/unavailable.h"
 #include "commands.h"
 #include "cookie.h"
 
@@ -144,10 +145,13 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
       ->check(CLI::Range(1, 65535));
   doctor_command->callback([=] { *exit_code = doctor(o->daemon, o->whom); });
 
-  for (const char* name : {"top", "upgrade", "ban"}) {
-    auto* later = add_command(app, o, name, "(not available in this version)");
+  for (const std::string_view name : kUnavailableCommands) {
+    auto* later = add_command(app, o, std::string(name), "(not available in this version)");
     later->allow_extras();
-    later->callback([=] { *exit_code = fail(fmt::format("{}: not available in this version", name)); });
+    later->callback([=] {
+      fail(unavailable(name));
+      *exit_code = kBadUsage;
+    });
   }
 }
 

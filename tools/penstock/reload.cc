@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/log.h"
 #include "client.h"
 #include "commands.h"
 #include "fields.h"
@@ -8,8 +7,7 @@ namespace penstock::command {
 namespace {
 
 void print_each(const Json& answer, const char* key, const std::string& before, const std::string& after) {
-  for (const auto& line : member(answer, key))
-    print(before + log::escaped(line.get<std::string>(), 1024) + after + "\n");
+  for (const auto& line : member(answer, key)) print(before + sentence(line) + after + "\n");
 }
 
 }  // namespace
@@ -29,7 +27,7 @@ int reload(const Daemon& daemon) {
     print_each(*answer, "diagnostics", "", "");
   }
   if (done) return kDone;
-  fail("nothing has changed: " + text(*answer, "reason"));
+  fail("nothing has changed: " + sentence(*answer, "reason"));
   return member(*answer, "diagnostics").empty() ? kFailed : kBadUsage;
 }
 

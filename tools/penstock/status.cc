@@ -51,54 +51,115 @@ std::string daemon_text(const Json& answer) {
                      text(answer, "pid"),
                      uptime_s ? (*uptime_s == 0 ? "0s" : duration_text(*uptime_s * 1000)) : kUnknown,
                      text(answer, "threads"), text(answer, "kernel"));
-  all += fmt::format("engine  {} ({})\n", text(answer, "engine"), text(answer, "engine_reason"));
-  all += fmt::format("io      {}\n", text(answer, "io"));
+  all += fmt::format("engine  {} ({})\n", text(answer, "engine"), sentence(answer, "engine_reason"));
+  all += fmt::format("io      {}\n", sentence(answer, "io"));
   all += fmt::format("flows   {} accepted = {} active + {} closed\n", text(totals, "accepted"),
                      text(totals, "active"), closed);
   all += fmt::format("bytes   {} in splice, {} in relay\n", size(bytes, "splice"), size(bytes, "relay"));
   all += fmt::format("memory  {} held, {} in pipes, limit {}\n", size(totals, "held_bytes"),
                      size(totals, "pipe_bytes"), size(totals, "memory_limit_bytes"));
   const Json& http = member(answer, "http");
-  auto address = text(http, "address"), reason = text(http, "reason");
+  const auto address = text(http, "address"), reason = sentence(http, "reason");
   all += fmt::format("http    {}{}{}\n", address == kUnknown ? "" : address + " ", text(http, "state"),
-                     reason == kUnknown ? "" : ": " + reason);
+                     reason.empty() ? "" : ": " + reason);
   const Json& configuration = member(answer, "configuration");
-  all += fmt::format("config  {}, reloaded {} times\n", text(configuration, "file"),
-                     text(configuration, "reloads"));
-  if (const auto error = text(configuration, "error"); error != kUnknown)
-    all += fmt::format("        the last reload changed nothing: {}\n", error);
+  all += fmt::format("config  {}  read {} ago  reloads {}\n", text(configuration, "file"),
+                     age(configuration, "loaded_unix_s"), text(configuration, "reloads"));
+  if (const auto error = sentence(configuration, "error"); !error.empty())
+    all += fmt::format("        the last reload, {} ago, changed nothing: {}\n",
+                       age(configuration, "refused_unix_s"), error);
   if (const auto pending = list(configuration, "pending"); pending != kUnknown)
     all += fmt::format("        pending until a restart: {}\n", pending);
   return all;
 }
 
+// The addresses of a listener that are waited for. `optional`: those that this host may do without.
+std::vector<const Json*> waiting(const Json& listener, bool optional) {
+  std::vector<const Json*> all;
+  for (const auto& s : member(listener, "sockets")) {
+    if (text(s, "state") == "waiting" && (text(s, "optional") == "true") == optional) all.push_back(&s);
+  }
+  return all;
+}
+
+// A row for each listener, and beneath it one for each address that is waited for.
 std::string listeners_text(const Json& listeners) {
   Table table({"LISTENER", "BIND", "STATE", ">ACCEPTED", ">ACTIVE", ">CLOSED", "REASON"});
   for (const Json* l : sorted(listeners)) {
-    auto reason = text(*l, "reason");
-    table.add({text(*l, "name"), list(*l, "bind"), text(*l, "state"), text(*l, "accepted"),
-               text(*l, "active"), text(*l, "closed"), reason == kUnknown ? "" : reason});
+    const auto missing = waiting(*l, false), optional = waiting(*l, true);
+    const size_t all = member(*l, "sockets").size() - optional.size();
+    const bool some = !missing.empty() && all > 1;
+    std::string state = text(*l, "state"), reason = sentence(*l, "reason");
+    if (some) {
+      state += fmt::format(" for {} of {}", missing.size(), all);
+      reason.clear();  // stands beneath
+    }
+    if (reason.empty() && !optional.empty()) reason = "IPv4 only: " + sentence(*optional.front(), "reason");
+    table.add({text(*l, "name"), list(*l, "bind"), state, text(*l, "accepted"), text(*l, "active"),
+               text(*l, "closed"), reason});
+    if (!some) continue;
+    for (const Json* s : missing) {
+      const auto device = text(*s, "interface");
+      table.add({"", "  " + text(*s, "address") + (device == kUnknown ? "" : " on " + device), "  waiting",
+                 "", "", "", sentence(*s, "reason")});
+    }
   }
   return table.empty() ? "" : "\n" + table.text();
 }
 
-// A row for each server. What is counted for the upstream as a whole stands in its first one.
+std::string certificate_text(const Json& certificate) {
+  const Json& days = member(certificate, "days_left");
+  if (!days.is_number_integer()) return "";
+  const int64_t left = days.get<int64_t>();
+  return fmt::format(
+      "; certificate {} {}, {}", member(certificate, "self_signed") == true ? "SELF-SIGNED by" : "by",
+      sentence(certificate, "issuer"),
+      left < 0 ? fmt::format("EXPIRED {} days ago", -left) : fmt::format("{} days left", left));
+}
+
+// Since when the server is as it is, and what the last check found.
+std::string check_text(const Json& health) {
+  if (!health.is_object()) return "";
+  const auto state = text(health, "state"), check = text(health, "type") + " check";
+  const auto failed = number(health, "failed_in_a_row").value_or(0);
+  const bool known = state == "up" || state == "down";
+  std::string all =
+      known ? fmt::format("{} since {} ({}): ", state, moment(health, "since"), age(health, "since")) : "";
+  if (failed > 0) all += sentence(health, "reason") + "; ";
+  if (!member(health, "checked").is_number())
+    all += check + ": none has ended yet";
+  else if (failed > 0)
+    all += fmt::format("{} {} ago, {} failed in a row", check, age(health, "checked"), failed);
+  else
+    all += fmt::format("{} {} ago, passed in {}", check, age(health, "checked"), duration(health, "took_ms"));
+  return all + certificate_text(member(health, "certificate"));
+}
+
+std::string note(const Json& server) {
+  std::string all = check_text(member(server, "health"));
+  const auto add = [&](const std::string& more) { all += (all.empty() ? "" : "; ") + more; };
+  if (const auto failed = number(server, "failed_dials"); failed.value_or(0) > 0)
+    add(fmt::format("failed dials in a row: {}", *failed));
+  const auto error = sentence(server, "error");
+  if (!error.empty() && list(server, "addresses") != kUnknown)
+    add("DNS: " + error + ", an old answer serves");
+  return all;
+}
+
+// A row for each upstream, and beneath it one for each server.
 std::string upstreams_text(const Json& upstreams) {
-  Table table({"UPSTREAM", "SERVER", "STATE", "ADDRESSES", ">ACTIVE", ">DIALED", ">FAILED"});
+  Table table({"UPSTREAM, SERVERS", "STATE", ">ACTIVE", ">DIALED", ">FAILED", "ADDRESSES", "CHECK"});
   for (const Json* u : sorted(upstreams)) {
-    if (member(*u, "servers").empty() && !member(*u, "srv").is_null())
-      table.add({text(*u, "name"), text(*u, "srv"), "waiting", text(*u, "error"), text(*u, "active"),
-                 text(*u, "dialed"), text(*u, "dial_failed")});
-    const Json* whole = u;
+    const bool by_srv = !member(*u, "srv").is_null(), empty = member(*u, "servers").empty();
+    const auto error = sentence(*u, "error");
+    table.add({text(*u, "name"), by_srv && empty ? "waiting" : "", text(*u, "active"), text(*u, "dialed"),
+               text(*u, "dial_failed"), by_srv ? "SRV " + text(*u, "srv") : "",
+               error.empty() ? "" : "DNS: " + error + (empty ? "" : ", an old answer serves")});
     for (const auto& s : member(*u, "servers")) {
-      auto count = [&](const char* key) {
-        return whole != nullptr && member(s, key).is_null() ? text(*whole, key) : text(s, key);
-      };
       auto addresses = list(s, "addresses");
-      if (addresses == kUnknown) addresses = text(s, "error");  // why there are none
-      table.add({text(*u, "name"), text(s, "server"), text(s, "state"), addresses, count("active"),
-                 count("dialed"), count("dial_failed")});
-      whole = nullptr;
+      if (addresses == kUnknown) addresses = sentence(s, "error");              // why there are none
+      if (addresses.empty()) addresses = text(member(s, "health"), "address");  // the check has dialled one
+      table.add({"  " + text(s, "server"), text(s, "state"), text(s, "flows"), "", "", addresses, note(s)});
     }
   }
   return table.empty() ? "" : "\n" + table.text();

@@ -64,7 +64,7 @@ struct Check {
   Target target;                             // of the first user
   std::map<std::string, std::string> users;  // key -> "upstream mailbox: server 10.0.0.2:25"
   Health health;
-  uint32_t passes = 0, failures = 0;  // in a row
+  uint32_t passes = 0;  // in a row
   Clock::time_point next;
   bool running = false;
   Clock::time_point started;   // when running
@@ -394,16 +394,17 @@ void Checker::Impl::conclude(Check& c, bool ok, Clock::time_point now) {
 
 void Checker::Impl::judge(Check& c, bool ok) {
   c.passes = ok ? c.passes + 1 : 0;
-  c.failures = ok ? 0 : c.failures + 1;
+  const uint32_t failures = c.health.failed_in_a_row = ok ? 0 : c.health.failed_in_a_row + 1;
   const State state = c.health.state;
   const auto in_a_row = [](uint32_t n) { return n == 1 ? "1 check" : fmt::format("{} checks in a row", n); };
   if (ok && state != State::up && (state == State::unknown || c.passes >= c.target.check.rise))
     enter(c, State::up, fmt::format("is up ({})", in_a_row(c.passes)));
-  if (!ok && state != State::down && (state == State::unknown || c.failures >= c.target.check.fall))
-    enter(c, State::down, fmt::format("is down: {} ({})", c.health.reason, in_a_row(c.failures)));
+  if (!ok && state != State::down && (state == State::unknown || failures >= c.target.check.fall))
+    enter(c, State::down, fmt::format("is down: {} ({})", c.health.reason, in_a_row(failures)));
 }
 
 void Checker::Impl::enter(Check& c, State state, const std::string& what) {
+  if (c.health.state != State::unknown) c.health.changes++;
   c.health.state = state;
   c.health.since = std::chrono::system_clock::now();
   for (const auto& [key, who] : c.users) {

@@ -32,6 +32,8 @@ struct Health {
   std::optional<Endpoint> address;         // last dialled
   std::optional<Certificate> certificate;  // last seen, type tls
   uint64_t checks = 0, failed = 0;         // so far; marks by suspect() are in neither
+  uint32_t failed_in_a_row = 0;            // those too; 0: the last one passed
+  uint64_t changes = 0;                    // from up to down or back, so far
 };
 
 // One server of one upstream.

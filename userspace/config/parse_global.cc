@@ -181,22 +181,17 @@ Keys Parser::timeout_keys(Timeouts* timeouts) {
 
 Keys Parser::upstream_timeout_keys(Timeouts* timeouts) {
   Keys keys = timeout_keys(timeouts);
-  for (Key& key : keys) {
-    // The client speaks before there is an upstream.
-    if (key.name == "client_hello" || key.name == "proxy_header") key.read = nullptr;
-  }
+  // The client speaks before there is an upstream.
+  std::erase_if(keys, [](const Key& k) { return k.name == "client_hello" || k.name == "proxy_header"; });
   return keys;
 }
 
 Keys Parser::limit_keys(Limits* limits) {
-  Keys keys = listener_limit_keys(limits);
-  for (Key& key : keys) {
-    if (key.name != "memory") continue;
-    key.read = [=, this](const Field& f) {
-      constexpr uint64_t kLeast = 1 << 20, kMost = 1ULL << 44;
-      if (const auto bytes = reader_.size(f, kLeast, kMost)) limits->memory_bytes = *bytes;
-    };
-  }
+  Keys keys = {{"memory", [=, this](const Field& f) {
+                  constexpr uint64_t kLeast = 1 << 20, kMost = 1ULL << 44;
+                  if (const auto bytes = reader_.size(f, kLeast, kMost)) limits->memory_bytes = *bytes;
+                }}};
+  for (Key& key : listener_limit_keys(limits)) keys.push_back(std::move(key));
   return keys;
 }
 
@@ -212,17 +207,14 @@ Keys Parser::listener_limit_keys(Limits* limits) {
       *out = static_cast<uint32_t>(*n);
     };
   };
-  return {{"memory"},
-          {"max_flows", flows(&limits->max_flows)},
+  return {{"max_flows", flows(&limits->max_flows)},
           {"max_flows_per_client", flows(&limits->max_flows_per_client)},
-          {"new_flows_per_client",
-           [=, this](const Field& f) {
+          {"new_flows_per_client", [=, this](const Field& f) {
              const auto rate = reader_.rate(f);
              if (!rate) return;
              twice(f, limits->new_flows_per_client.has_value());
              limits->new_flows_per_client = *rate;
-           }},
-          {"rate"}};
+           }}};
 }
 
 }  // namespace penstock::config

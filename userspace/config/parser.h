@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // config/parser.h: the tables and keys of the contract, read into a Config. Each table is a list of keys with
-// what to do with their values; a key without that is known and not available in this version.
+// what to do with their values; base/unavailable.h has those that are not there yet.
 // parse.cc has the whole, parse_global.cc the tables there is one of, parse_upstream.cc and parse_listener.cc
 // the others.
 #pragma once

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/unavailable.h"
 #include "base/units.h"
 
 namespace penstock::config {
@@ -45,22 +46,26 @@ void Reader::table(const Node& node, std::string_view title, std::string_view pa
   for (const Member& member : node.members) {
     const auto key =
         std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.name == member.key; });
-    if (key == keys.end()) {
-      unknown_key(member, title, keys);
-    } else if (key->read) {
+    if (key != keys.end()) {
       key->read({key->name, member.value});
+    } else if (const std::string whole = fmt::format("{}.{}", path, member.key);
+               is_unavailable(kUnavailableKeys, whole)) {
+      diagnostics_->error(member.at, unavailable(whole));
     } else {
-      diagnostics_->error(member.at, fmt::format("{}{}{} is not available in this version", path,
-                                                 path.empty() ? "" : ".", key->name));
+      unknown_key(member, title, path, keys);
     }
   }
 }
 
-void Reader::unknown_key(const Member& member, std::string_view title, const Keys& keys) {
-  std::vector<std::string_view> accepted, unavailable;
-  for (const Key& key : keys) (key.read ? accepted : unavailable).push_back(key.name);
+void Reader::unknown_key(const Member& member, std::string_view title, std::string_view path,
+                         const Keys& keys) {
+  std::vector<std::string_view> accepted;
+  for (const Key& key : keys) accepted.push_back(key.name);
   std::vector<std::string_view> known = accepted;  // first, so that they win where equally near
-  known.insert(known.end(), unavailable.begin(), unavailable.end());
+  for (const std::string_view key : kUnavailableKeys) {
+    const size_t dot = key.rfind('.');
+    if (key.substr(0, dot) == path) known.push_back(key.substr(dot + 1));
+  }
 
   std::string what = fmt::format("unknown key {} {}", quoted(member.key), title);
   if (const std::optional<std::string_view> near = nearest(member.key, known)) {
@@ -71,8 +76,7 @@ void Reader::unknown_key(const Member& member, std::string_view title, const Key
   } else {
     what += "; accepted: ";
   }
-  diagnostics_->error(member.at,
-                      what + (accepted.empty() ? "nothing in this version" : joined(accepted, "")));
+  diagnostics_->error(member.at, what + joined(accepted, ""));
 }
 
 void Reader::refuse(const Field& field, std::string_view accepted) {

@@ -22,10 +22,9 @@ struct Field {
   const Node& node;
 };
 
-// A key of the contract. Without `read` it is not available in this version.
 struct Key {
   std::string_view name;
-  std::function<void(const Field&)> read = nullptr;
+  std::function<void(const Field&)> read;
 };
 using Keys = std::vector<Key>;
 
@@ -38,7 +37,7 @@ class Reader {
   explicit Reader(Diagnostics* diagnostics) : diagnostics_(diagnostics) {}
 
   // Hands every member to the key of its name. `title` is how messages call the table ("[upstream.mailbox]"),
-  // `path` how a key that is not available is called ("upstream").
+  // `path` how kUnavailableKeys does ("upstream").
   void table(const Node& node, std::string_view title, std::string_view path, const Keys& keys);
 
   std::optional<std::string> string(const Field& field, std::string_view accepted);
@@ -74,7 +73,7 @@ class Reader {
 
  private:
   std::optional<size_t> index_of(const Field& field, const std::vector<std::string_view>& words);
-  void unknown_key(const Member& member, std::string_view title, const Keys& keys);
+  void unknown_key(const Member& member, std::string_view title, std::string_view path, const Keys& keys);
   void refuse(const Field& field, std::string_view accepted);
 
   Diagnostics* diagnostics_;

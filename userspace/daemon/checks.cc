@@ -113,11 +113,11 @@ void check_servers_of(const flow::Plan& plan, check::Checker& checker) {
   }
 }
 
-Json health_json(const check::Health& h) {
-  Json j = {{"state", check::text(h.state)},
-            {"since", unix_s(h.since)},
-            {"checks", h.checks},
-            {"failed", h.failed}};
+Json health_json(config::CheckType type, const check::Health& h) {
+  Json j = {{"type", check::text(type)}, {"state", check::text(h.state)},
+            {"since", unix_s(h.since)},  {"checks", h.checks},
+            {"failed", h.failed},        {"failed_in_a_row", h.failed_in_a_row},
+            {"changes", h.changes}};
   if (!h.reason.empty()) j.update({{"failure", check::text(h.failure)}, {"reason", h.reason}});
   if (h.checked) j.update({{"checked", unix_s(*h.checked)}, {"took_ms", h.took.count()}});
   if (h.address) j["address"] = h.address->text();

@@ -18,7 +18,7 @@ void tell_flows(const flow::Shared& shared, const std::string& key, const check:
 // checked, and no other; one that has none any more is neither up nor down.
 void check_servers_of(const flow::Plan& plan, check::Checker& checker);
 
-Json health_json(const check::Health& health);
+Json health_json(config::CheckType type, const check::Health& health);
 
 // {"command":"doctor","upstream":"mailbox"}, optionally "server" and "port". Replies when the dials are done.
 void examine(check::Doctor& doctor, const flow::Plan& plan, const Json& request, const Admin::Reply& reply);

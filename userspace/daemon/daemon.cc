@@ -313,6 +313,7 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
   admin_socket.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();
+  http.reset();  // it looks at all that goes now
   uint64_t closed = 0;
   for (size_t i = 0; i < flow::kCloseReasons; i++)
     closed += flow::read(p.shared.statistics.closed(static_cast<flow::CloseReason>(i)));

@@ -5,14 +5,22 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
+#include "base/unavailable.h"
+#include "daemon/listen.h"
+#include "daemon/reload.h"
 #include "daemon/snapshot.h"
+#include "io/io.h"
 
 namespace penstock::daemon {
 namespace {
@@ -125,6 +133,116 @@ void upstreams(Exposition& e, const config::Config& c, const Snapshot& s) {
       "Times a server's name had no address, by upstream.", &penstock_upstream::resolve_failed);
 }
 
+// How many addresses each listener has, and how many of them are waited for. A half of ":port" that this host
+// has no family for is neither.
+void addresses(Exposition& e, const flow::Plan& plan, const Facts& facts, Readiness readiness) {
+  struct Count {
+    uint64_t listening = 0, waiting = 0;
+  };
+  std::vector<Count> counts(plan.config().listeners.size());
+  for (const Listeners::State& s : facts.listeners->states()) {
+    const auto index = plan.find_listener(s.listener);
+    if (!index || s.optional) continue;
+    if (!s.waits.empty())
+      counts[*index].waiting++;
+    else if (readiness != Readiness::draining)
+      counts[*index].listening++;
+  }
+  e.begin("gauge", "penstock_listener_addresses", "Addresses to listen on, by whether they could be had.");
+  for (size_t i = 0; i < counts.size(); i++) {
+    const std::string listener = label("listener", plan.config().listeners[i].name);
+    e.sample(listener + "," + label("state", "listening"), counts[i].listening);
+    e.sample(listener + "," + label("state", "waiting"), counts[i].waiting);
+  }
+}
+
+struct ServerRow {
+  std::string labels;
+  const flow::Server* server;  // as long as the plan
+  std::optional<check::Health> health;
+};
+
+// Those that the configuration names: what an SRV record lists comes and goes as DNS likes, and has no
+// series.
+std::vector<ServerRow> server_rows(const flow::Plan& plan, const check::Checker& checker) {
+  std::vector<ServerRow> rows;
+  for (size_t i = 0; i < plan.config().upstreams.size(); i++) {
+    if (!plan.config().upstreams[i].srv.empty()) continue;
+    plan.servers_at(i).for_each_server([&](const flow::Server& s) {
+      rows.push_back({label("upstream", s.upstream()) + "," + label("server", s.what().text), &s,
+                      checker.health(check::Target::key_of(s.upstream(), s.what().text))});
+    });
+  }
+  return rows;
+}
+
+// A sample for each server that has this value.
+template <typename Value>
+void each_server(Exposition& e, const std::vector<ServerRow>& rows, const char* type, const char* name,
+                 const char* help, Value value) {
+  bool begun = false;
+  for (const ServerRow& row : rows) {
+    const auto found = value(row);
+    if (!found) continue;
+    if (!std::exchange(begun, true)) e.begin(type, name, help);
+    e.sample(row.labels, *found);
+  }
+}
+
+void servers(Exposition& e, const std::vector<ServerRow>& rows) {
+  each_server(e, rows, "gauge", "penstock_server_up",
+              "0: down by its checks, or passed over because dials failed; else 1.", [](const ServerRow& r) {
+                const bool down = r.server->health == flow::Health::down;
+                return std::optional(down || r.server->shunned(io::now_ns()) ? 0 : 1);
+              });
+  each_server(e, rows, "gauge", "penstock_server_drained", "1: gets no new flows, by command.",
+              [](const ServerRow& r) { return std::optional(r.server->drained ? 1 : 0); });
+  each_server(e, rows, "gauge", "penstock_server_flows_active", "Flows that dial it or are open.",
+              [](const ServerRow& r) { return std::optional(r.server->flows.load()); });
+}
+
+void checks(Exposition& e, const std::vector<ServerRow>& rows) {
+  using Seconds = std::chrono::duration<double>;
+  const auto now = std::chrono::system_clock::now();
+  bool begun = false;
+  for (const ServerRow& row : rows) {
+    if (!row.health) continue;
+    if (!std::exchange(begun, true))
+      e.begin("counter", "penstock_checks_total", "Checks of a server that ended, by result.");
+    e.sample(row.labels + "," + label("result", "passed"), row.health->checks - row.health->failed);
+    e.sample(row.labels + "," + label("result", "failed"), row.health->failed);
+  }
+  each_server(e, rows, "counter", "penstock_check_changes_total",
+              "Times the checks found a server down that was up, or up that was down.",
+              [](const ServerRow& r) { return r.health ? std::optional(r.health->changes) : std::nullopt; });
+  each_server(e, rows, "gauge", "penstock_check_age_seconds", "Since the last check of a server ended.",
+              [&](const ServerRow& r) {
+                return r.health && r.health->checked
+                           ? std::optional(Seconds(now - *r.health->checked).count())
+                           : std::nullopt;
+              });
+  each_server(e, rows, "gauge", "penstock_check_certificate_left_seconds",
+              "Until the certificate that a tls check saw expires; negative once it has.",
+              [&](const ServerRow& r) {
+                return r.health && r.health->certificate
+                           ? std::optional(Seconds(r.health->certificate->not_after - now).count())
+                           : std::nullopt;
+              });
+}
+
+void configuration(Exposition& e, const Json& state) {
+  e.gauge("penstock_config_generation", "Configurations put to work so far; 1 is that of the start.",
+          state.at("generation").get<uint64_t>());
+  e.gauge("penstock_config_loaded_timestamp_seconds", "When the one at work was read, since the epoch.",
+          state.at("loaded_unix_s").get<double>());
+  e.gauge("penstock_config_last_reload_successful", "0: the last reload changed nothing, for a mistake.",
+          state.contains("error") ? 0 : 1);
+  e.counter("penstock_config_reloads_refused_total", "Reloads that changed nothing, for a mistake.",
+            state.at("refused").get<uint64_t>());
+  e.gauge("penstock_config_pending_keys", "Keys that were changed and wait for a restart.",
+          state.at("pending").size());
+}
+
 void memory_and_limits(Exposition& e, const flow::Shared& shared, const Facts& facts, const Snapshot& s) {
   e.gauge("penstock_held_bytes", "Kernel memory that waits in the sockmap.", s.globals.held_bytes);
   e.gauge("penstock_memory_limit_bytes", "limits.memory: of held and pipes together.",
@@ -172,7 +290,7 @@ void process(Exposition& e, const Facts& facts) {
   e.gauge("process_max_fds", "RLIMIT_NOFILE.", limit.rlim_cur);
 }
 
-std::string metrics(const flow::Shared& shared, const Facts& facts) {
+std::string metrics(const flow::Shared& shared, const Facts& facts, Readiness readiness) {
   Snapshot s = take_snapshot(shared);
   Exposition e;
   e.begin("gauge", "penstock_build_info", "What runs; the value is always 1.");
@@ -181,7 +299,12 @@ std::string metrics(const flow::Shared& shared, const Facts& facts) {
            1);
   flows(e, s);
   listeners(e, s.plan->config(), s);
+  addresses(e, *s.plan, facts, readiness);
   upstreams(e, s.plan->config(), s);
+  const std::vector<ServerRow> rows = server_rows(*s.plan, *facts.checker);
+  servers(e, rows);
+  checks(e, rows);
+  configuration(e, facts.reload->state());
   memory_and_limits(e, shared, facts, s);
   if (shared.sockmap) sockmap(e, s.globals);
   process(e, facts);
@@ -198,9 +321,11 @@ Page page(const std::string& path, const std::atomic<Readiness>& readiness, cons
   const char* word = kReadiness[static_cast<size_t>(now)];
   if (path == "/healthz") return {200, Page{}.type, "alive\n"};
   if (path == "/readyz") return {now == Readiness::ready ? 200 : 503, Page{}.type, word};
+  if (is_unavailable(kUnavailablePages, path))
+    return {501, Page{}.type, unavailable("the status page") + "; there are /metrics, /healthz, /readyz\n"};
   if (path != "/metrics") return {};
   if (now == Readiness::starting) return {503, Page{}.type, word};
-  return {200, "text/plain; version=0.0.4; charset=utf-8", metrics(shared, facts)};
+  return {200, "text/plain; version=0.0.4; charset=utf-8", metrics(shared, facts, now)};
 }
 
 }  // namespace penstock::daemon

@@ -54,7 +54,11 @@ Json Reload::run() {
   std::lock_guard lock(mutex_);
   if (!answer["reloaded"].get<bool>()) {
     error_ = answer["reason"].get<std::string>();
+    refused_unix_s_ = now_unix_s();
+    refused_++;
     log::error("reload: nothing has changed: {}", error_);
+    if (const Json& mistakes = answer["diagnostics"]; !mistakes.empty())
+      error_ += ": " + mistakes[0].get<std::string>();
     return answer;
   }
   error_.clear();
@@ -95,11 +99,9 @@ void Reload::refuse(std::string why) {
 
 Json Reload::state() const {
   std::lock_guard lock(mutex_);
-  Json out = {{"file", arguments_.config},
-              {"loaded_unix_s", loaded_unix_s_},
-              {"reloads", reloads_},
-              {"pending", pending_}};
-  if (!error_.empty()) out["error"] = error_;
+  Json out = {{"file", arguments_.config}, {"generation", reloads_ + 1}, {"loaded_unix_s", loaded_unix_s_},
+              {"reloads", reloads_},       {"refused", refused_},        {"pending", pending_}};
+  if (!error_.empty()) out.update({{"error", error_}, {"refused_unix_s", refused_unix_s_}});
   return out;
 }
 

@@ -30,8 +30,8 @@ class Reload {
   // "diagnostics": […]}. Logged in either case. Thread-safe: one after the other.
   Json run();
   void refuse(std::string why);  // from now on
-  // For status: the file, when it was read, how often since the start, why the last attempt failed, which
-  // keys wait for a restart.
+  // For status and metrics: the file, its generation (1: of the start) and when it was read, how often since
+  // the start, when and why the last attempt failed, how many did, which keys wait for a restart.
   Json state() const;
 
  private:
@@ -44,8 +44,8 @@ class Reload {
   mutable std::mutex mutex_;  // of what follows
   std::string refusal_, error_;
   std::vector<std::string> pending_;
-  double loaded_unix_s_;
-  uint64_t reloads_ = 0;
+  double loaded_unix_s_, refused_unix_s_ = 0;
+  uint64_t reloads_ = 0, refused_ = 0;
 };
 
 }  // namespace penstock::daemon

@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 
+#include "base/unavailable.h"
 #include "daemon/checks.h"
 #include "daemon/http.h"
 #include "daemon/listen.h"
@@ -56,6 +57,7 @@ std::vector<Json> listener_states(flow::Shared& shared, const flow::Plan& plan, 
     Json socket = {{"address", s.address}, {"state", s.waits.empty() ? "listening" : "waiting"}};
     if (!s.device.empty()) socket["interface"] = s.device;
     if (!s.waits.empty()) socket["reason"] = s.waits;
+    if (s.optional) socket["optional"] = true;
     states[*index]["sockets"].push_back(std::move(socket));
     if (s.waits.empty() || s.optional) continue;
     std::string& all = waits[*index];
@@ -83,14 +85,14 @@ const char* state_of(const flow::Server& s) {
 }
 
 // A server that is a name: what it meant when it was last dialled; nothing before.
-Json server_json(const flow::Server& s, const check::Checker& checker) {
+Json server_json(const config::Upstream& upstream, const flow::Server& s, const check::Checker& checker) {
   Json j = {{"server", s.what().text},
             {"state", state_of(s)},
             {"flows", s.flows.load()},
             {"addresses", Json::array()}};
   if (const uint32_t failures = s.failures()) j["failed_dials"] = failures;
-  if (auto health = checker.health(check::Target::key_of(s.upstream(), s.what().text)))
-    j["health"] = health_json(*health);
+  const auto health = checker.health(check::Target::key_of(s.upstream(), s.what().text));
+  if (upstream.check && health) j["health"] = health_json(upstream.check->type, *health);
   if (s.what().address) {
     j["addresses"].push_back(s.what().address->text());
     return j;
@@ -133,7 +135,7 @@ Json upstreams(const Snapshot& s, const check::Checker& checker) {
   for (size_t i = 0; i < c.upstreams.size(); i++) {
     Json servers = Json::array();
     s.plan->servers_at(i).for_each_server(
-        [&](const flow::Server& server) { servers.push_back(server_json(server, checker)); });
+        [&](const flow::Server& server) { servers.push_back(server_json(c.upstreams[i], server, checker)); });
     Json u = {{"name", c.upstreams[i].name},
               {"servers", servers},
               {"active", s.upstreams[i].active},
@@ -333,6 +335,7 @@ Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   if (command == "drain") return drain(shared, request, true);
   if (command == "resume") return drain(shared, request, false);
   if (command == "reload") return facts.reload->run();
+  if (is_unavailable(kUnavailableCommands, command)) return {{"error", unavailable(command)}};
   return {{"error", "unknown command"}};
 }
 

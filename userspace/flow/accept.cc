@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "flow/worker.h"
+#include "route/route.h"
 
 namespace penstock::flow {
 namespace {
@@ -205,10 +206,10 @@ void Worker::begin_flow(const Arrival& a) {
   const config::AcceptProxy& accept_proxy = a.plan->listener(a.listener).accept_proxy;
   Endpoint client = endpoint_of(a.fd, getpeername);
   if (client.port == 0) {  // gone before we looked
-    bool proxy = covers(accept_proxy.from, peer_of(a.fd).address);
+    bool proxy = route::covers(accept_proxy.from, peer_of(a.fd).address);
     return refuse(a, proxy ? CloseReason::proxy_probe : CloseReason::client_reset);
   }
-  bool trusted = covers(accept_proxy.from, client.address);
+  bool trusted = route::covers(accept_proxy.from, client.address);
   bool stranger = !accept_proxy.from.empty() && !trusted;
   if (stranger && !accept_proxy.others_direct) return refuse(a, CloseReason::proxy_not_trusted);
   uint32_t slot;

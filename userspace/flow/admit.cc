@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/admit.cc: may this client have a flow? Asked once the client is known for certain: at accept, or
 // when a PROXY header that we believe has said who it is.
-#include <algorithm>
-
 #include "flow/worker.h"
+#include "route/route.h"
 
 namespace penstock::flow {
-
-bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
-  return std::any_of(prefixes.begin(), prefixes.end(), [&](const Cidr& c) { return c.contains(address); });
-}
 
 // Why not, or nothing: then it counts as its client's until it is released.
 std::optional<CloseReason> Worker::admit(Flow& f) {
   const FlowRecord& r = *f.record;
   const config::Listener& l = f.plan->listener(r.listener);
-  if (covers(l.deny, r.client.address)) return CloseReason::denied;
-  if (!l.allow.empty() && !covers(l.allow, r.client.address)) return CloseReason::denied;
+  if (!route::allows(l, r.client.address)) return CloseReason::denied;
   return shared_.clients->enter(r.client.address, r.listener, f.plan->config().limits, l.limits, now_ns_,
                                 &f.place);
 }

@@ -18,8 +18,9 @@
 
 namespace penstock::flow {
 
-inline constexpr size_t kOwnIdTlvBytes = 3 + 32;  // kept free of a proxy's TLVs: prime.cc
-inline constexpr uint32_t kRecordLayout = 3;      // counts up with any change below
+inline constexpr size_t kOwnIdTlvBytes =
+    3 + proxy_protocol::kOwnUniqueIdBytes;    // kept free of a proxy's TLVs: prime.cc
+inline constexpr uint32_t kRecordLayout = 3;  // counts up with any change below
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1

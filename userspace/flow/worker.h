@@ -136,8 +136,6 @@ struct Shared {
   std::shared_ptr<const Plan> plan_;
 };
 
-bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address);  // one of them; admit.cc
-
 class Worker {
  public:
   Worker(Shared& shared, uint32_t index);

@@ -16,6 +16,7 @@ namespace penstock::proxy_protocol {
 inline constexpr size_t kV1BytesMax = 107;         // 2.1, with CRLF
 inline constexpr size_t kHeaderBytesMax = 1536;    // most that encode() writes
 inline constexpr size_t kUniqueIdBytesMax = 128;   // 2.2.5
+inline constexpr size_t kOwnUniqueIdBytes = 32;    // of one that we make: flow/prime.cc
 inline constexpr size_t kPassedOnBytesMax = 576;   // of Outgoing::passed_on
 inline constexpr size_t kIncomingBytesMax = 4096;  // most that parse() takes; the format would allow 65551
 

@@ -79,10 +79,12 @@ Decision Table::decide(uint32_t listener, const Query& query) const {
   return {false, own.upstream, -1};
 }
 
+bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address) {
+  return std::any_of(prefixes.begin(), prefixes.end(), [&](const Cidr& p) { return p.contains(address); });
+}
+
 bool allows(const config::Listener& listener, const IpAddress& client) {
-  const auto covers = [&](const Cidr& prefix) { return prefix.contains(client); };
-  return std::none_of(listener.deny.begin(), listener.deny.end(), covers) &&
-         any_matches(listener.allow, covers);
+  return !covers(listener.deny, client) && (listener.allow.empty() || covers(listener.allow, client));
 }
 
 bool sni_matches(std::string_view pattern, std::string_view name) {

@@ -45,6 +45,9 @@ class Table {
   Table(Table&&) noexcept;
 };
 
+// One of `prefixes` does.
+bool covers(const std::vector<Cidr>& prefixes, const IpAddress& address);
+
 // `deny` first; an empty `allow` allows all.
 bool allows(const config::Listener& listener, const IpAddress& client);
 
