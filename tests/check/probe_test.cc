@@ -197,6 +197,31 @@ TEST_F(Misbehaving, ABannerThatNeverComes) {
   EXPECT_EQ(seen.end, End::fin);
 }
 
+// It failed the check, but may only be loaded.
+TEST_F(Misbehaving, ABannerThatComesLate) {
+  const Netns::Inside inside(servers_);
+  TcpListener listener(at(kServerV4, 7));
+  check::Order o = order(7, CheckType::smtp);
+  o.timeout = milliseconds(200);
+  o.late = milliseconds(10'000);
+  auto outcome = std::async(std::launch::async, [&] { return probe(o); });
+  TcpStream stream = listener.accept();
+  pollfd readable{stream.fd(), POLLIN, 0};
+  EXPECT_EQ(poll(&readable, 1, 400), 0) << "it has hung up";
+  stream.send_all("220 mx\r\n");
+  EXPECT_TRUE(stream.recv_line().starts_with("EHLO "));
+  stream.send_all("250 mx\r\n");
+  EXPECT_EQ(stream.recv_line(), "QUIT\r");
+  stream.send_all("221 bye\r\n");
+  std::string more;
+  EXPECT_EQ(stream.recv_to_end(&more), End::fin);
+  EXPECT_EQ(more, "");
+  stream.close();
+  const Outcome o_late = outcome.get();
+  EXPECT_FALSE(o_late.ok);
+  EXPECT_EQ(o_late.reason, "timeout: connected, but the server says nothing");
+}
+
 TEST_F(Misbehaving, AServerThatDoesNotWantUs) {
   Seen seen = against("421 4.7.0 too many connections\r\n", CheckType::smtp, true);
   EXPECT_EQ(seen.outcome.failure, Failure::answer);

@@ -17,7 +17,7 @@ using namespace std::chrono_literals;
 using namespace testing;
 using Clock = std::chrono::steady_clock;
 
-const std::vector<std::string> kShortLived = {"--host-record=mail.test,192.0.2.1,1"};
+const std::vector<std::string> kShortLived = {"--host-record=mail.test,192.0.2.1,1", "--local=/test/"};
 const std::vector<std::string> kLongLived = {"--host-record=mail.test,192.0.2.1,600"};
 const std::vector<std::string> kMoved = {"--host-record=mail.test,192.0.2.2,600"};
 
@@ -27,8 +27,14 @@ TEST(Outage, the_last_answer_serves_until_dns_is_back) {
   server.emplace(port, kShortLived);
   auto resolver = started({at(port)});
   EXPECT_EQ(ask(*resolver, "mail.test", Family::v4), "192.0.2.1");
+  EXPECT_EQ(ask(*resolver, "nobody.test", Family::v4), "error: no such name");
+  EXPECT_EQ(resolver->counters().answered, 1u);
+  EXPECT_EQ(resolver->counters().no_such_name, 1u);
+  EXPECT_EQ(resolver->counters().failed + resolver->counters().stale, 0u);
   server.reset();
   EXPECT_EQ(ask_until(*resolver, "mail.test", "stale 192.0.2.1"), "stale 192.0.2.1");
+  EXPECT_GE(resolver->counters().failed, 1u);
+  EXPECT_GE(resolver->counters().stale, 1u);
   Answer answer = answer_to(of(*resolver, "mail.test"));
   EXPECT_EQ(answer.error, "no DNS server could be reached, or none would answer");
   EXPECT_GE(Clock::now() - answer.obtained, 1s);

@@ -101,6 +101,7 @@ TEST_P(Http, MetricsSayWhatStatusSays) {
   }
   EXPECT_EQ(m.at("penstock_memory_limit_bytes"), totals.at("memory_limit_bytes"));
   EXPECT_EQ(m.at("penstock_flows_limit"), status.at("flows_max"));
+  EXPECT_EQ(m.at("penstock_dns_questions_total{result=\"failed\"}"), 0);
   EXPECT_EQ(m.contains("penstock_sockmap_trims_total"), !status.at("sockmap").empty());
   EXPECT_GT(m.at("process_resident_memory_bytes"), 1 << 20);
   EXPECT_GT(m.at("process_open_fds"), 10);

@@ -28,6 +28,7 @@ namespace {
 constexpr milliseconds kFirstWithin{2000};  // the first checks are spread over this, or one interval
 constexpr milliseconds kGapMin{10};         // between the end of a check and the next one
 constexpr milliseconds kSuspicionGap{1000};
+constexpr milliseconds kLateMax{10'000};
 constexpr double kJitter = 0.1;
 constexpr size_t kAddressesMax = 8;  // of a name that are tried in one check
 
@@ -345,6 +346,7 @@ void Checker::Impl::dial_next(Check& c, Clock::time_point now) {
               : c.target.server.address   ? ""
                                           : c.target.server.host;
   order.timeout = c.target.check.timeout;
+  order.late = kLateMax;
   c.probe = std::make_unique<Probe>(std::move(order), now);
 }
 

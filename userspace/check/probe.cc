@@ -224,6 +224,10 @@ void Probe::talk(Clock::time_point now) {
     }
     dialogue_->received({buffer.data(), static_cast<size_t>(n)});
     outgoing_ += dialogue_->take_outgoing();
+    if (late_ && step_ == Step::talking && dialogue_->greeted()) {  // it says QUIT by itself
+      step_ = Step::parting;
+      deadline_ = now + kPartingMax;
+    }
     if (!decided_ && dialogue_->verdict() == Dialogue::Verdict::failed)
       fail(Failure::answer, dialogue_->reason(), now);
     else if (!decided_ && dialogue_->verdict() == Dialogue::Verdict::passed)
@@ -284,12 +288,14 @@ void Probe::on_deadline(Clock::time_point now) {
     case Step::sending_header:
       return fail(Failure::timeout, "timeout: the server does not take the PROXY header", now);
     case Step::talking:
+      if (decided_) return finish(now);
       if (!order_.type && !dialogue_->greeted()) return pass(now);
       return fail(Failure::timeout,
                   dialogue_->greeted() ? "timeout: it said nothing more after: " + dialogue_->first_line()
                                        : "timeout: connected, but the server says nothing",
                   now);
     case Step::shaking_hands:
+      if (decided_) return finish(now);
       return fail(Failure::timeout, "timeout: connected, but the TLS handshake does not end", now);
     case Step::parting:
       return finish(now);
@@ -303,8 +309,10 @@ void Probe::on_deadline(Clock::time_point now) {
 }
 
 void Probe::pass(Clock::time_point now) {
-  outcome_.ok = true;
-  outcome_.stage = dialogue_ && !dialogue_->greeted() ? Stage::greeting : Stage::passed;
+  if (!decided_) {
+    outcome_.ok = true;
+    outcome_.stage = dialogue_ && !dialogue_->greeted() ? Stage::greeting : Stage::passed;
+  }
   decide(now);
 }
 
@@ -334,6 +342,7 @@ void Probe::decide(Clock::time_point now) {
 }
 
 void Probe::leave(Clock::time_point now) {
+  leaving_ = true;
   if (step_ == Step::dialing) {
     fd_.reset();
     step_ = Step::done;
@@ -342,6 +351,14 @@ void Probe::leave(Clock::time_point now) {
 }
 
 void Probe::begin_parting(Clock::time_point now) {
+  const bool speechless =
+      (step_ == Step::talking && !dialogue_->greeted()) || (step_ == Step::shaking_hands && !tls_open_);
+  if (speechless && !late_ && !leaving_ && outcome_.failure == Failure::timeout &&
+      order_.late > milliseconds(0)) {
+    late_ = true;
+    deadline_ = now + order_.late;
+    return;
+  }
   step_ = Step::parting;
   deadline_ = now + kPartingMax;
   if (tls_open_ && !dialogue_) {

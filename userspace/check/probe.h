@@ -38,6 +38,9 @@ struct Order {
   std::optional<config::CheckType> type = config::CheckType::tcp;
   std::string sni;  // of type tls; empty: none
   milliseconds timeout{5000};
+  // For so long after it a server that was too slow to greet, or to shake hands, is still told goodbye: it
+  // may be loaded, and who hangs up on it then looks like an attacker in its log.
+  milliseconds late{0};
 };
 
 enum class Stage { dialing, greeting, dialogue, handshake, passed };  // where the verdict fell
@@ -115,6 +118,8 @@ class Probe {
   std::optional<TlsStream> tls_;
   bool tls_wants_write_ = false;  // of its handshake
   bool tls_open_ = false;         // the handshake is done
+  bool late_ = false;             // failed for being slow, and waited for all the same
+  bool leaving_ = false;
   size_t drained_bytes_ = 0;
 };
 

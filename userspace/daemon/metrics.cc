@@ -230,6 +230,15 @@ void checks(Exposition& e, const std::vector<ServerRow>& rows) {
               });
 }
 
+void dns(Exposition& e, const dns::Counters& c) {
+  e.begin("counter", "penstock_dns_questions_total", "Names asked for, by what came of it.");
+  e.sample(label("result", "answered"), c.answered);
+  e.sample(label("result", "no_such_name"), c.no_such_name);
+  e.sample(label("result", "failed"), c.failed);
+  e.counter("penstock_dns_stale_answers_total",
+            "Times an answer was used beyond its TTL, for want of a new one.", c.stale);
+}
+
 void configuration(Exposition& e, const Json& state) {
   e.gauge("penstock_config_generation", "Configurations put to work so far; 1 is that of the start.",
           state.at("generation").get<uint64_t>());
@@ -304,6 +313,7 @@ std::string metrics(const flow::Shared& shared, const Facts& facts, Readiness re
   const std::vector<ServerRow> rows = server_rows(*s.plan, *facts.checker);
   servers(e, rows);
   checks(e, rows);
+  dns(e, shared.resolver->counters());
   configuration(e, facts.reload->state());
   memory_and_limits(e, shared, facts, s);
   if (shared.sockmap) sockmap(e, s.globals);

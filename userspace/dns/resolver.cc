@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <iterator>
@@ -74,10 +75,6 @@ struct Resolver::Impl {
   struct Delivery {
     Answer answer;
     std::vector<Done> waiters, impatient;
-    void run() const {
-      for (const auto& done : waiters) done(answer);
-      for (const auto& done : impatient) done(answer);
-    }
   };
 
   explicit Impl(const Options& o) : options(o), cache(kCachedMax, o) {}
@@ -85,6 +82,8 @@ struct Resolver::Impl {
   void resolve(const Key& key, Done done);
   void renew(const Key& key, Done done);
   Question& question(const Key& key, Clock::time_point now);
+  void give(const Done& done, const Answer& answer);
+  void deliver(const Delivery& delivery);
 
   void run();
   void ask_new();
@@ -96,6 +95,7 @@ struct Resolver::Impl {
 
   Fd wake;
   std::thread thread;
+  std::atomic<uint64_t> answered{0}, no_such_name{0}, failures{0}, stale_served{0};
 
   std::mutex mutex;  // guards these; no `done` and no c-ares call runs under it
   Options options;
@@ -174,6 +174,10 @@ void Resolver::renew_srv(std::string_view name, Done done) {
   impl_->renew({std::move(*text), Family::any, true}, std::move(done));
 }
 
+Counters Resolver::counters() const {
+  return {impl_->answered, impl_->no_such_name, impl_->failures, impl_->stale_served};
+}
+
 void Resolver::configure(const Options& options) {
   PENSTOCK_ASSERT(options.ttl_min <= options.ttl_max);
   {
@@ -214,8 +218,18 @@ void Resolver::Impl::resolve(const Key& key, Done done) {
     if (step == Cache::Step::serve_and_ask) question(key, now);
     Answer served = *answer;
     lock.unlock();
-    done(served);
+    give(done, served);
   }
+}
+
+void Resolver::Impl::give(const Done& done, const Answer& answer) {
+  if (answer.stale) stale_served++;
+  done(answer);
+}
+
+void Resolver::Impl::deliver(const Delivery& delivery) {
+  for (const auto& done : delivery.waiters) give(done, delivery.answer);
+  for (const auto& done : delivery.impatient) give(done, delivery.answer);
 }
 
 void Resolver::Impl::renew(const Key& key, Done done) {
@@ -232,7 +246,7 @@ void Resolver::Impl::renew(const Key& key, Done done) {
   }
   Answer served = *lately;
   lock.unlock();
-  done(served);
+  give(done, served);
 }
 
 // The one in flight, which is asked now if there is none. REQUIRES: the lock
@@ -270,7 +284,7 @@ void Resolver::Impl::run() {
     left.swap(questions);
   }
   for (auto& [key, question] : left) {
-    Delivery{stopped(), std::move(question.waiters), std::move(question.impatient)}.run();
+    deliver({stopped(), std::move(question.waiters), std::move(question.impatient)});
   }
 }
 
@@ -320,12 +334,13 @@ void Resolver::Impl::finish(const Asked& asked, const Channel::Outcome& outcome)
     delivery.answer = outcome.answered ? cache.store(asked.key, outcome.answer, outcome.ttl, asked.at, now)
                                        : cache.store_failure(asked.key, outcome.answer.error, asked.at, now);
     if (is_mine) {
+      (!outcome.answered ? failures : outcome.answer.found() ? answered : no_such_name)++;
       delivery.waiters.swap(question->second.waiters);
       delivery.impatient.swap(question->second.impatient);
       questions.erase(question);
     }
   }
-  delivery.run();
+  deliver(delivery);
 }
 
 // Hands out stale answers where kStaleWait is over. c-ares gives up by itself, but walks a search list first:
@@ -339,6 +354,7 @@ Clock::time_point Resolver::Impl::serve_overdue() {
     for (auto at = questions.begin(); at != questions.end();) {
       auto& [key, question] = *at;
       if (now >= question.asked + kAnswerMax) {
+        failures++;
         deliveries.push_back({cache.store_failure(key, "timeout", question.asked, now),
                               std::move(question.waiters), std::move(question.impatient)});
         at = questions.erase(at);
@@ -357,7 +373,7 @@ Clock::time_point Resolver::Impl::serve_overdue() {
       ++at;
     }
   }
-  for (const auto& delivery : deliveries) delivery.run();
+  for (const auto& delivery : deliveries) deliver(delivery);
   return next;
 }
 

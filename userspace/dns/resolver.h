@@ -55,6 +55,12 @@ struct Answer {
   bool operator==(const Answer&) const = default;
 };
 
+// Since the start.
+struct Counters {
+  uint64_t answered = 0, no_such_name = 0, failed = 0;  // questions, by what came of them
+  uint64_t stale = 0;                                   // times an answer was given out beyond its TTL
+};
+
 class Resolver {
  public:
   // Reads the hosts file as the system does, and resolv.conf unless `options` has servers.
@@ -81,6 +87,8 @@ class Resolver {
   // whomever: what was said then. DNS is down: the old answer, which stays.
   void renew(std::string_view name, Family family, Done done);
   void renew_srv(std::string_view name, Done done);
+
+  Counters counters() const;
 
  private:
   struct Impl;

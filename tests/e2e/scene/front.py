@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another proxy stands in front of the edge and speaks PROXY to it: it is believed, nobody else."""
+import re
+
 from mailbox_host import wait_listening
 from scene import CLIENT, CLIENT_OF_FRONT, EDGE_BEHIND_FRONT, FRONT, FRONT_TO_EDGE
 from stage import wait_for
@@ -26,6 +28,11 @@ def believe_the_front(others=""):
     accepts = ", ".join(f'"{address}"' for address in FRONT_TO_EDGE.values())
     return lambda text: text.replace('name     = "mail"\n',
                                      f'name     = "mail"\naccept_proxy = {{ from = [{accepts}]{others} }}\n')
+
+
+def without_checks(text):
+    """Whose own words in the mailbox's log would come when they like."""
+    return re.sub(r"^check .*\n", "", text, flags=re.MULTILINE)
 
 
 class Front(Story):
@@ -56,7 +63,7 @@ class Front(Story):
         self.figure(self.mailbox.last_line(self.mailbox.imap_log, "Login: "))
 
     def test_its_probes_reach_nobody(self):
-        edge = self.start_edge(change=believe_the_front())
+        edge = self.start_edge(change=lambda text: without_checks(believe_the_front()(text)))
         before = self.mailbox.smtp_log() + self.mailbox.imap_log()
         self.start_front("send-proxy-v2 check check-send-proxy inter 50ms")
         wait_for("probes", lambda: edge.totals()["accepted"] >= 20)
@@ -67,14 +74,14 @@ class Front(Story):
         edge = self.start_edge(change=believe_the_front())
         for opening in (V1_OF_A_STRANGER, V2_OF_A_STRANGER, b"EHLO client.example.org\r\n"):
             self.assertEqual(self.answer_to(opening), b"")
-        self.assertEqual(edge.totals()["closed"]["proxy_not_trusted"], 3)
+        wait_for("all to be counted", lambda: edge.totals()["closed"]["proxy_not_trusted"] == 3)
 
     def test_others_are_clients_themselves_unless_they_forge(self):
         edge = self.start_edge(change=believe_the_front(', others = "direct"'))
         self.assert_true_client(self.internet.swaks(4, 25), 25, CLIENT[4])
         for opening in (V1_OF_A_STRANGER, V2_OF_A_STRANGER):
             self.assertNotIn(b"500", self.answer_to(opening))
-        self.assertEqual(edge.totals()["closed"]["proxy_not_trusted"], 2)
+        wait_for("both to be counted", lambda: edge.totals()["closed"]["proxy_not_trusted"] == 2)
         self.assertNotIn("[203.0.113.66]", self.mailbox.smtp_log())
 
     def answer_to(self, opening):
