@@ -8,13 +8,13 @@ _penstock() {
   done
   case $prev in
     -c | --config | --env-file | --socket) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-    --listener | --client | --to | --sni | --alpn | --from | --via | --port | --for) return ;;
+    --listener | --client | --to | --sni | --alpn | --from | --via | --interface | --port | --for) return ;;
   esac
   local words
   case $command in
     '') words='check explain probe status top flows kill lane drain resume reload upgrade ban doctor --help --version' ;;
     check) words='--config --env-file' ;;
-    explain) words='--to --from --sni --alpn --via --config --env-file' ;;
+    explain) words='--to --from --sni --alpn --via --interface --config --env-file' ;;
     flows) words='--listener --client' ;;
     kill) words=$(_penstock_cookies) ;;
     lane)

@@ -32,6 +32,7 @@ complete -c penstock -n "__fish_seen_subcommand_from explain" -l sni -x -d 'the 
 complete -c penstock -n "__fish_seen_subcommand_from explain" -l from -x -d 'the client'
 complete -c penstock -n "__fish_seen_subcommand_from explain" -l alpn -x -d 'its protocols'
 complete -c penstock -n "__fish_seen_subcommand_from explain" -l via -x -d 'the trusted proxy'
+complete -c penstock -n "__fish_seen_subcommand_from explain" -l interface -x -d 'the device the client comes in by'
 complete -c penstock -n "__fish_seen_subcommand_from doctor" -l port -x -d 'of the server'
 complete -c penstock -n "__fish_seen_subcommand_from flows" -l listener -x -d 'of one listener'
 complete -c penstock -n "__fish_seen_subcommand_from flows" -l client -x -d 'of clients in this network'

@@ -35,7 +35,7 @@ _penstock() {
   fi
   case $line[1] in
     check) _arguments $common $files ;;
-    explain) _arguments $common $files '--to[where the client connects]:address and port' '--sni[the TLS server name]:name' '--from[the client]:address' '--alpn[its protocols]:names' '--via[the trusted proxy]:address' ;;
+    explain) _arguments $common $files '--to[where the client connects]:address and port' '--sni[the TLS server name]:name' '--from[the client]:address' '--alpn[its protocols]:names' '--via[the trusted proxy]:address' '--interface[the device the client comes in by]:device' ;;
     flows) _arguments $common '--listener[of one listener]:name' '--client[of clients in this network]:CIDR' ;;
     kill) _arguments $common '*:cookie:_penstock_cookies' ;;
     lane) _arguments $common '1:cookie:_penstock_cookies' '2:direction:(up down)' '3:lane:(splice held relay)' ;;

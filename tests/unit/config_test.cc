@@ -2,6 +2,7 @@
 // Every key, default, range and message of the configuration. Messages are compared whole: scripts and people
 // read them.
 #include "config/config.h"
+#include "config/address.h"
 
 #include <gtest/gtest.h>
 
@@ -1073,6 +1074,29 @@ TEST(Config, RoutesThatCanNeverMatch) {
   }
   EXPECT_EQ(said(in_route("port = [26, 80]\nupstream = 'u'")),
             "7:1: warning: this route can never match: its listener binds none of its ports\n");
+}
+
+TEST(Config, ChecksThatCannotFitTheirPort) {
+  const auto upstream = [](const char* port, const char* type) {
+    return fmt::format(
+        "[upstream.u]\nservers = ['192.0.2.1:{}']\ncheck = '{}'\n[[listener]]\nname = 'l'\n"
+        "bind = [':7']\nupstream = 'u'\n",
+        port, type);
+  };
+  for (const auto& [port, type] : {std::pair{"465", "smtp"}, {"993", "imap"}, {"25", "tls"}, {"143", "tls"}})
+    EXPECT_NE(said(upstream(port, type)).find("warning: upstream \"u\": port "), std::string::npos) << port;
+  for (const auto& [port, type] : {std::pair{"25", "smtp"}, {"143", "imap"}, {"993", "tls"}, {"2525", "tls"}})
+    EXPECT_EQ(said(upstream(port, type)), "") << port;
+}
+
+// "${HOST}:443" with an IPv6 address in HOST.
+TEST(Config, AnAddressThatMayEndInAPort) {
+  for (const char* text : {"fd00::2:443", "2001:db8::1:2:25"}) {
+    EXPECT_FALSE(config::parse_server(text)) << text;
+    EXPECT_TRUE(config::parse_server(fmt::format("[{}]", text))) << text;
+  }
+  for (const char* text : {"fd00::2", "::1", "2001:db8:1:2:3:4:5:25", "fd00::abc", "::ffff:192.0.2.1"})
+    EXPECT_TRUE(config::parse_server(text)) << text;
 }
 
 TEST(Config, Variables) {

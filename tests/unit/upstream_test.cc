@@ -178,6 +178,18 @@ TEST(Server, TheFirstFailureAndTheFirstSuccessAfterAreTold) {
   EXPECT_TRUE(s.dial_failed(kNow));
 }
 
+TEST(Upstream, ThatIsDrainedDrainsWhoComesLater) {
+  Upstream before(upstream({server("a")}), nullptr);
+  before.set_drained(true);
+  find(before, "a").drained = true;
+  Upstream after(upstream({server("b")}), &before);
+  EXPECT_TRUE(find(after, "b").drained);
+  Upstream again(upstream({server("a")}), &after);
+  EXPECT_TRUE(find(again, "a").drained);
+  again.set_drained(false);
+  EXPECT_FALSE(find(Upstream(upstream({server("c")}), &again), "c").drained);
+}
+
 TEST(Server, EightLinesASecondAboutAddressesThatFail) {
   Server server("u", {});
   for (const uint64_t second : {1, 2}) {

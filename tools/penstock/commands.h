@@ -24,6 +24,7 @@ struct Explain {
   std::optional<std::string> env_file;
   std::string to, from;            // "ADDRESS:PORT" or ":PORT"; an address, with or without port
   std::optional<std::string> via;  // the trusted proxy that says `from` is the client
+  std::string interface;           // the device the client comes in by; empty: any
   std::string sni;                 // empty: none
   std::vector<std::string> alpn;
   bool json = false;

@@ -40,6 +40,8 @@ struct Client {
   config::Bind to;
   std::string sni;  // as tls::ClientHello has it
   std::vector<std::string_view> alpn;
+  std::string interface;  // empty: not given
+  const IpAddress& peer() const { return via ? *via : from.address; }
 };
 
 Result<Client> parse_client(const Explain& given) {
@@ -53,13 +55,15 @@ Result<Client> parse_client(const Explain& given) {
   const auto to = config::parse_bind(given.to);
   if (!to) return Error{"--to: " + to.error().message};
   client.to = to.value();
-  if (client.to.address && client.to.address->is_v4() != client.from.address.is_v4()) {
-    return Error{"--to and --from are of two families: no client comes so"};
-  }
   if (given.via) {
     client.via = IpAddress::parse(*given.via);
     if (!client.via) return Error{"--via " + log::escaped(*given.via) + ": accepted: an address"};
   }
+  if (client.to.address && client.to.address->is_v4() != client.peer().is_v4()) {
+    return Error{
+        fmt::format("--to and {} are of two families: nobody comes so", client.via ? "--via" : "--from")};
+  }
+  client.interface = given.interface;
   client.sni = given.sni;
   std::transform(client.sni.begin(), client.sni.end(), client.sni.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 'a' - 'A') : c; });
@@ -82,17 +86,20 @@ struct Taken {
 };
 
 // As the kernel looks listening sockets up: the one of the very address before the one of every address.
-// Without an address in --to it is that of every address, or the only one.
-Result<Taken> find_bind(const config::Config& config, const Client& client) {
-  const IpAddress every = client.from.address.is_v4() ? IpAddress::v4(INADDR_ANY) : IpAddress{};
+// Without an address in --to it is that of every address, or the only one. `interface`: of those bound to
+// this device; empty: to none.
+Result<Taken> find_bind(const config::Config& config, const Client& client, const std::string& interface) {
+  const bool v4 = client.peer().is_v4();
+  const IpAddress every = v4 ? IpAddress::v4(INADDR_ANY) : IpAddress{};
   const std::optional<IpAddress>& to = client.to.address;
   std::vector<Taken> exact, wildcard;  // of the second at most one: config::parse sees to it
   for (size_t i = 0; i < config.listeners.size(); ++i) {
+    if (config.listeners[i].interface != interface) continue;
     for (const config::Bind& bind : config.listeners[i].bind) {
       if (bind.port != client.to.port) continue;
       if (!bind.address || *bind.address == every) {
         wildcard.push_back({i, &bind, {to.value_or(every), bind.port}, to.has_value()});
-      } else if (to ? *bind.address == *to : bind.address->is_v4() == client.from.address.is_v4()) {
+      } else if (to ? *bind.address == *to : bind.address->is_v4() == v4) {
         exact.push_back({i, &bind, {*bind.address, bind.port}, true});
       }
     }
@@ -104,6 +111,29 @@ Result<Taken> find_bind(const config::Config& config, const Client& client) {
   }
   if (by_address) return exact[0];
   return wildcard.empty() ? Taken{} : wildcard[0];
+}
+
+// The kernel prefers those bound to the device that the client comes in by.
+Result<Taken> find_bind(const config::Config& config, const Client& client) {
+  if (!client.interface.empty()) {
+    auto bound = find_bind(config, client, client.interface);
+    if (!bound || bound.value().bind) return bound;
+  }
+  return find_bind(config, client, "");
+}
+
+// Without --interface: where else would such a client be, by the device?
+std::vector<std::string> device_notes(const config::Config& config, const Client& client) {
+  std::vector<std::string> notes;
+  for (const config::Listener& l : config.listeners) {
+    if (l.interface.empty() || !client.interface.empty()) continue;
+    const auto bound = find_bind(config, client, l.interface);
+    if (bound && bound.value().bind)
+      notes.push_back(
+          fmt::format("clients that come in by the device {0} are at listener {1}: --interface {0}",
+                      l.interface, config.listeners[bound.value().listener].name));
+  }
+  return notes;
 }
 
 struct Candidate {
@@ -189,7 +219,7 @@ void turn_away(Explanation* e, const char* closed, std::string reason) {
 void admit(Explanation* e) {
   const config::AcceptProxy& accept = e->listener.accept_proxy;
   const IpAddress& client = e->client.from.address;
-  const IpAddress& peer = e->client.via ? *e->client.via : client;
+  const IpAddress& peer = e->client.peer();
   const bool trusted = route::covers(accept.from, peer);
   if (!trusted && e->client.via)
     return turn_away(e, kNotTrusted,
@@ -236,7 +266,10 @@ void add_notes(Explanation* e) {
         "servers that the daemon knows to be down or drained are passed over: penstock status");
   }
   if (e->header.empty()) return;
-  if (!e->taken.destination_known) {
+  if (e->client.via) {
+    e->notes.push_back(fmt::format("the header's destination is the one that {} tells: here that of --to",
+                                   e->client.via->text()));
+  } else if (!e->taken.destination_known) {
     e->notes.push_back(
         fmt::format("the destination is not known; with it: --to ADDRESS{}", e->client.to.text));
   }
@@ -411,12 +444,15 @@ int explain(const Explain& what) {
   if (!client) return bad_usage(client.error().message);
   const auto taken = find_bind(*parsed.config, client.value());
   if (!taken) return bad_usage(taken.error().message);
+  const std::vector<std::string> devices = device_notes(*parsed.config, client.value());
   if (taken.value().bind == nullptr) {
+    for (const std::string& note : devices) std::fputs((note + "\n").c_str(), stderr);
     return fail(fmt::format("nothing listens on {} for clients of IPv{}", client.value().to.text,
-                            client.value().from.address.is_v4() ? 4 : 6));
+                            client.value().peer().is_v4() ? 4 : 6));
   }
   Explanation e{*parsed.config, client.value(), taken.value(),
                 parsed.config->listeners[taken.value().listener]};
+  e.notes = devices;
   admit(&e);
   if (!e.closed) decide(&e);
   add_notes(&e);

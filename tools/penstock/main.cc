@@ -85,6 +85,8 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
       ->required();
   explain_command->add_option("--via", o->explain.via, "The trusted proxy that says so")
       ->type_name("ADDRESS");
+  explain_command->add_option("--interface", o->explain.interface, "The device the client comes in by")
+      ->type_name("DEVICE");
   explain_command->add_option("--sni", o->explain.sni, "The name in its ClientHello")->type_name("NAME");
   explain_command->add_option("--alpn", o->explain.alpn, "The protocols in its ClientHello, in its order")
       ->type_name("NAME")

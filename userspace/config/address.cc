@@ -42,6 +42,12 @@ std::optional<uint16_t> parse_port(std::string_view text) {
   return port;
 }
 
+// "fd00::2:443", as "${HOST}:443" becomes when HOST is fd00::2.
+bool has_a_port_perhaps(std::string_view v6) {
+  const size_t colon = v6.rfind(':');
+  return parse_port(v6.substr(colon + 1)) && IpAddress::parse(v6.substr(0, colon));
+}
+
 bool is_label(std::string_view label) {
   const auto allowed = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
@@ -82,6 +88,8 @@ Result<Server> parse_server(std::string_view text) {
     return wrong("has brackets that do not enclose an IPv6 address");
   }
   if (!server.address && !is_host_name(parts->host)) return wrong("is not a host name or an address");
+  if (written_as_v6 && !parts->brackets && has_a_port_perhaps(parts->host))
+    return wrong("may be an address with a port or one without: write it with brackets");
   if (parts->port) {
     server.port = parse_port(*parts->port);
     if (!server.port) return wrong("has no port from 1 to 65535 after the colon");

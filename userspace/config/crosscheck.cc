@@ -89,6 +89,33 @@ void check_binds(const Config& config, const Places& places, Diagnostics* diagno
   }
 }
 
+// By the ports that IANA gives to TLS from the first byte on, and to STARTTLS.
+void warn_of_checks(const Config& config, const Places& places, Diagnostics* diagnostics) {
+  for (size_t i = 0; i < config.upstreams.size(); ++i) {
+    const Upstream& u = config.upstreams[i];
+    if (!u.check) continue;
+    std::set<uint16_t> ports;
+    if (u.check->port) ports.insert(*u.check->port);
+    for (const Server& s : u.servers)
+      if (!u.check->port && s.port) ports.insert(*s.port);
+    for (const uint16_t port : ports) {
+      const bool in_tls = port == 443 || port == 465 || port == 993,
+                 plain = port == 25 || port == 143 || port == 587;
+      if (in_tls && (u.check->type == CheckType::smtp || u.check->type == CheckType::imap))
+        diagnostics->warning(
+            places.upstreams[i],
+            fmt::format("upstream {}: port {} speaks TLS from the first byte on, so its check "
+                        "hears nothing; accepted: type = \"tls\"",
+                        quoted(u.name), port));
+      if (plain && u.check->type == CheckType::tls)
+        diagnostics->warning(places.upstreams[i],
+                             fmt::format("upstream {}: port {} does not begin with TLS, so its check fails; "
+                                         "accepted: type = \"{}\"",
+                                         quoted(u.name), port, port == 143 ? "imap" : "smtp"));
+    }
+  }
+}
+
 void warn_of_unreachable(const Config& config, const Places& places, Diagnostics* diagnostics) {
   for (size_t i = 0; i < config.listeners.size(); ++i) {
     const std::vector<RoutePlaces>& routes = places.listeners[i].routes;
@@ -118,7 +145,9 @@ void crosscheck(const Config& config, const Places& places, Diagnostics* diagnos
     }
   }
   references.warn_of_unused(places);
-  if (!diagnostics->has_errors()) warn_of_unreachable(config, places, diagnostics);
+  if (diagnostics->has_errors()) return;
+  warn_of_unreachable(config, places, diagnostics);
+  warn_of_checks(config, places, diagnostics);
 }
 
 }  // namespace penstock::config

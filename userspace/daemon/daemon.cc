@@ -229,7 +229,9 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   p.shared.set_plan(*plan);
   check_servers_of(**plan, *p.checker);
   p.services->wake();
-  return p.listeners->apply(*plan);
+  auto waiting = p.listeners->apply(*plan);
+  for (const std::string& sentence : waiting) log::warn("{}; tried again every second", sentence);
+  return waiting;
 }
 
 int run(const Arguments& arguments, const config::Config& config, int signals) {
@@ -257,6 +259,7 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
         *config::parse_bind(config.admin.http),  // the configuration has been checked
         [&](const std::string& path) { return page(path, readiness, p.shared, facts); });
   facts.http = http.get();
+  facts.http_address = config.admin.http;
   if (auto built = build(p, config, facts); !built) return fail(built.error().message);
   if (!config.daemon.user.empty()) {
     auto s = caretaker.start([&, daemon = getpid()] {

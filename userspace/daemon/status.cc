@@ -103,10 +103,10 @@ Json server_json(const config::Upstream& upstream, const flow::Server& s, const 
   return j;
 }
 
-Json http(const Facts& facts, const config::Admin& admin) {
+Json http(const Facts& facts) {
   if (!facts.http) return {{"state", "off"}};
   Http::State state = facts.http->state();
-  Json out = {{"address", admin.http}, {"state", state.listening ? "listening" : "waiting"}};
+  Json out = {{"address", facts.http_address}, {"state", state.listening ? "listening" : "waiting"}};
   if (!state.listening) out["reason"] = state.reason;
   return out;
 }
@@ -198,7 +198,7 @@ Json status(flow::Shared& shared, const Facts& facts) {
               {"threads", shared.workers.size()},
               {"flows_max", facts.flows_max},
               {"configuration", facts.reload->state()},
-              {"http", http(facts, s.plan->config().admin)},
+              {"http", http(facts)},
               {"listeners", listeners(shared, facts, s)},
               {"upstreams", upstreams(s, *facts.checker)},
               {"totals", totals(shared, s)},
@@ -304,12 +304,18 @@ Json order_lane(flow::Shared& shared, const Json& request) {
 }
 
 // {"name": "mailbox"}, or "mailbox/192.0.2.1:25": that upstream's servers, or that one, get no new flows, or
-// do again. It holds over reloads, as long as the configuration has that server.
+// do again. It holds over reloads: for an upstream whatever its servers are then, for a server as long as the
+// configuration has it.
 Json drain(const flow::Shared& shared, const Json& request, bool drained) {
   const auto name = request.at("name").get<std::string>();
   const auto plan = shared.plan();
   Json servers = Json::array();
+  bool known = false;
   for (size_t i = 0; i < plan->config().upstreams.size(); i++) {
+    if (name == plan->config().upstreams[i].name) {
+      plan->servers_at(i).set_drained(drained);
+      known = true;
+    }
     plan->servers_at(i).for_each_server([&](flow::Server& s) {
       const std::string full = s.upstream() + "/" + s.what().text;
       if (name != s.upstream() && name != full) return;
@@ -319,8 +325,14 @@ Json drain(const flow::Shared& shared, const Json& request, bool drained) {
       servers.push_back({{"server", full}, {"flows", s.flows.load()}});
     });
   }
-  if (servers.empty())
-    return {{"error", "no upstream or server has this name (accepted: UPSTREAM, UPSTREAM/SERVER)"}};
+  if (servers.empty() && !known) {
+    std::string names;
+    for (const config::Upstream& u : plan->config().upstreams) names += (names.empty() ? "" : ", ") + u.name;
+    return {{"error",
+             "no upstream or server has this name (accepted: UPSTREAM, UPSTREAM/SERVER as penstock "
+             "status names it; upstreams: " +
+                 names + ")"}};
+  }
   return {{drained ? "drained" : "resumed", servers}};
 }
 

@@ -19,6 +19,7 @@ struct Facts {
   double started_unix_s = 0;
   uint32_t flows_max = 0;
   const Http* http = nullptr;  // null: turned off
+  std::string http_address;    // of the start: a reload does not move it
   Reload* reload = nullptr;    // not null once it is ready
   const check::Checker* checker = nullptr;
   Listeners* listeners = nullptr;

@@ -152,8 +152,8 @@ void Worker::attempt_won(Flow& f, uint32_t attempt) {
   if (f.server->failures() > 0) {
     const uint32_t failures = f.server->failures();
     if (f.server->dial_succeeded())
-      log::info("upstream {}: server {} is reached again, after {} dials that failed", f.server->upstream(),
-                f.server->what().text, failures);
+      log::info("upstream {}: server {} is reached again, after {} failure{}", f.server->upstream(),
+                f.server->what().text, failures, failures == 1 ? "" : "s");
   }
   for (uint32_t i = 0; i < kAttemptsMax; i++)
     if (dial.attempts[i].fd >= 0) give_up(f, i);
@@ -210,7 +210,7 @@ void Worker::on_renewed(Flow& f, const dns::Answer& answer) {
   Dial& dial = *f.dial;
   dial.renewing = false;
   dial.renewed = true;
-  f.server->set_answer(answer);
+  set_answer(*f.server, answer);
   for (const IpAddress& address : answer.addresses)
     if (std::find(dial.addresses.begin(), dial.addresses.end(), address) == dial.addresses.end())
       dial.addresses.push_back(address);

@@ -54,4 +54,7 @@ struct Dial {
   }
 };
 
+// With a line in the log when DNS goes down or is back.
+void set_answer(Server& server, const dns::Answer& answer);
+
 }  // namespace penstock::flow

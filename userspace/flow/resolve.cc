@@ -9,6 +9,15 @@
 
 namespace penstock::flow {
 
+void set_answer(Server& server, const dns::Answer& answer) {
+  if (!server.set_answer(answer)) return;
+  if (answer.stale)
+    log::warn("upstream {}: server {}: what DNS said before serves: {}", server.upstream(),
+              server.what().text, answer.error);
+  else
+    log::info("upstream {}: server {}: DNS answers again", server.upstream(), server.what().text);
+}
+
 void Worker::begin_resolve(Flow& f) {
   FlowRecord& r = *f.record;
   const config::Upstream& u = f.plan->upstream(r.upstream);
@@ -86,7 +95,7 @@ dns::Resolver::Done Worker::answer_for(Flow& f, void (Worker::*then)(Flow&, cons
 
 void Worker::on_resolved(Flow& f, const dns::Answer& answer) {
   const FlowRecord& r = *f.record;
-  if (!f.server->what().address) f.server->set_answer(answer);
+  if (!f.server->what().address) set_answer(*f.server, answer);
   if (answer.addresses.empty()) {
     count(shared_.statistics.upstreams[r.upstream].resolve_failed);
     return server_failed(f, CloseReason::resolve_failed, answer.error);

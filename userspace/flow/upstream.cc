@@ -56,9 +56,11 @@ bool Server::worth_a_line(uint64_t now_ns) {
   return lines_++ < kLinesPerSecond;
 }
 
-void Server::set_answer(const dns::Answer& answer) {
+bool Server::set_answer(const dns::Answer& answer) {
   std::lock_guard lock(mutex_);
+  const bool changed = answer.stale != answer_.stale;
   answer_ = answer;
+  return changed;
 }
 
 dns::Answer Server::answer() const {
@@ -84,6 +86,7 @@ Upstream::Upstream(const config::Upstream& what, const Upstream* previous)
   if (previous) {
     std::lock_guard lock(previous->mutex_);
     known_ = previous->known_;
+    drained_ = previous->drained_;
     if (by_srv_ && previous->what_.srv == what.srv) targets_ = previous->targets_;
   }
   set_ = make_set(by_srv_ ? servers_of(targets_) : what.servers);
@@ -97,7 +100,12 @@ Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
     std::shared_ptr<Server>& server = known[s.text];
     if (!server) {
       const auto before = known_.find(s.text);
-      server = before != known_.end() ? before->second : std::make_shared<Server>(what_.name, s);
+      if (before != known_.end()) {
+        server = before->second;
+      } else {
+        server = std::make_shared<Server>(what_.name, s);
+        server->drained = drained_;
+      }
     }
     set.servers.push_back(server);
     members.push_back({s.text, s.weight, s.backup});
@@ -156,6 +164,11 @@ Server* Upstream::choose(const IpAddress& client, std::span<const Server* const>
   Server* server = set_.servers[*index].get();
   server->flows.fetch_add(1, std::memory_order_relaxed);
   return server;
+}
+
+void Upstream::set_drained(bool drained) {
+  std::lock_guard lock(mutex_);
+  drained_ = drained;
 }
 
 size_t Upstream::size() const {

@@ -48,8 +48,9 @@ class Server {
   // each would write one.
   bool worth_a_line(uint64_t now_ns);
 
-  // What its name last meant, for `status`.
-  void set_answer(const dns::Answer& answer);
+  // What its name last meant, for `status`. True: worth a line in the log, an old answer serves that did not
+  // before, or no longer.
+  bool set_answer(const dns::Answer& answer);
   dns::Answer answer() const;
 
   // An address that served while one before it did not answer goes first for a minute.
@@ -86,7 +87,10 @@ class Upstream {
   // The same with what resolve_srv() has said; without targets the former servers stay.
   bool set_answer(const dns::Answer& answer);
   std::string error() const;  // of the last answer
-  size_t size() const;        // servers
+  // By command, as a whole: servers that come later, by a reload or by DNS, are drained from their first
+  // moment. Those that are there have their own `drained`.
+  void set_drained(bool drained);
+  size_t size() const;  // servers
   void for_each_server(const std::function<void(Server&)>& visit) const;
 
  private:
@@ -102,6 +106,7 @@ class Upstream {
   Set set_;
   std::vector<dns::SrvTarget> targets_;
   std::string error_;
+  bool drained_ = false;
   std::map<std::string, std::shared_ptr<Server>, std::less<>>
       known_;  // by text; gone ones while flows remain
 };
