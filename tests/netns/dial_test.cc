@@ -3,6 +3,7 @@
 // leaves nothing behind. A name server on this side of the cable, everything it names on the other.
 #include <dirent.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -301,6 +302,24 @@ TEST_P(Dial, ManyAddressesThatRefuse) {
   EXPECT_LT(since(began), 5s);  // the answer is as old as the first of them: it is asked for once more
   EXPECT_TRUE(closed_for("connect_refused"));
   EXPECT_EQ(dialed(), uint64_t{kMany});
+}
+
+// The attempt that finds no descriptor leaves the one in flight its time, and no more than that.
+TEST_P(Dial, DescriptorsThatRunOutAmidADial) {
+  const Dnsmasq dns(kDnsPort, {"--host-record=mx.test,198.51.100.1", "--host-record=mx.test,198.51.100.2"});
+  start_mail("servers = [\"mx.test:3525\"]\nconnect = \"1s\"\nretries = 0");
+  const pid_t daemon = daemon_->process().pid();
+  const auto began = Clock::now();
+  const TcpStream client = connect();
+  ASSERT_TRUE(wait_until([&] { return attempts() == 1; }));
+  rlimit before{};
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none_left{16, before.rlim_max};
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &none_left, nullptr), 0);
+  EXPECT_TRUE(client.readable_within(1s + kBusy));
+  EXPECT_LT(since(began), 1s + kBusy);
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_TRUE(closed_for("connect_timeout"));
 }
 
 // A name is asked again while its last address is still being tried. What it then means is nobody's business
