@@ -53,6 +53,11 @@ Failure dial_failure(int error) {
   }
 }
 
+// What this host lacks says nothing of the server.
+bool is_starved(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
+
 Endpoint endpoint_of(int fd, int (*ask)(int, sockaddr*, socklen_t*)) {
   sockaddr_storage address{};
   socklen_t length = sizeof address;
@@ -125,7 +130,10 @@ void Probe::dial(Clock::time_point now) {
     return fail(Failure::local, "the source address " + order_.source->text() + " is of the other family",
                 now);
   fd_.reset(::socket(v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd_.valid()) return fail(dial_failure(errno), error_text(errno), now);
+  if (!fd_.valid()) {
+    outcome_.starved = is_starved(errno);
+    return fail(dial_failure(errno), error_text(errno), now);
+  }
   const int one = 1;
   ::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   if (order_.source) {

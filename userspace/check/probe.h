@@ -61,7 +61,8 @@ const char* text(Failure failure);
 struct Outcome {
   bool ok = false;
   Failure failure = Failure::none;
-  std::string reason;  // empty when ok; else one printable line: "smtp: 421 4.7.0 too many connections"
+  bool starved = false;  // for want of a descriptor or of memory it was not even tried
+  std::string reason;    // empty when ok; else one printable line: "smtp: 421 4.7.0 too many connections"
   Stage stage = Stage::dialing;
   Endpoint address;                        // dialled
   std::optional<Endpoint> local;           // our own, once connected: whom the server must trust
