@@ -61,7 +61,7 @@ const char* text(Failure failure);
 struct Outcome {
   bool ok = false;
   Failure failure = Failure::none;
-  bool starved = false;  // for want of a descriptor or of memory it was not even tried
+  bool starved = false;  // for want of a descriptor, a port or memory it was not even tried
   std::string reason;    // empty when ok; else one printable line: "smtp: 421 4.7.0 too many connections"
   Stage stage = Stage::dialing;
   Endpoint address;                        // dialled
@@ -90,6 +90,7 @@ class Probe {
   enum class Step { dialing, sending_header, talking, shaking_hands, parting, finished, done };
 
   void dial(Clock::time_point now);
+  void fail_to_dial(int error, Clock::time_point now);
   void on_connected(Clock::time_point now);
   void begin_service(Clock::time_point now);
   void talk(Clock::time_point now);
