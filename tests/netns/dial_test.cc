@@ -393,6 +393,19 @@ TEST_P(DialSrv, AQuestionNobodyAnswers) {
   }));
 }
 
+TEST_P(DialSrv, AServiceThatIsNoneIsOneLineNotOneForEachFlow) {
+  const Dnsmasq dns(kDnsPort, {"--local=/test/"});
+  start_mail(upstream_);
+  constexpr unsigned kFlows = 20;
+  for (unsigned i = 0; i < kFlows; ++i) connect().recv_to_end();
+  EXPECT_TRUE(closed_for("resolve_failed", kFlows));
+  EXPECT_TRUE(daemon_->process().wait_for("upstream mailbox: _mx._tcp.test: no such name"));
+  const std::string log = daemon_->log(), line = " warn  upstream mailbox: _mx._tcp.test";
+  unsigned lines = 0;
+  for (size_t i = log.find(line); i != log.npos; i = log.find(line, i + 1)) ++lines;
+  EXPECT_EQ(lines, 1u) << log;
+}
+
 // Its TTL is an hour.
 TEST_P(DialSrv, IsAskedAgainWhenNoServerCanBeReached) {
   std::optional<Dnsmasq> dns(std::in_place, kDnsPort, std::vector{here_, srv("3001,10,1")});
