@@ -3,6 +3,7 @@
 // leaves nothing behind. A name server on this side of the cable, everything it names on the other.
 #include <dirent.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -303,6 +304,24 @@ TEST_P(Dial, ManyAddressesThatRefuse) {
   EXPECT_EQ(dialed(), uint64_t{kMany});
 }
 
+// The attempt that finds no descriptor leaves the one in flight its time, and no more than that.
+TEST_P(Dial, DescriptorsThatRunOutAmidADial) {
+  const Dnsmasq dns(kDnsPort, {"--host-record=mx.test,198.51.100.1", "--host-record=mx.test,198.51.100.2"});
+  start_mail("servers = [\"mx.test:3525\"]\nconnect = \"1s\"\nretries = 0");
+  const pid_t daemon = daemon_->process().pid();
+  const auto began = Clock::now();
+  const TcpStream client = connect();
+  ASSERT_TRUE(wait_until([&] { return attempts() == 1; }));
+  rlimit before{};
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none_left{16, before.rlim_max};
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &none_left, nullptr), 0);
+  EXPECT_TRUE(client.readable_within(1s + kBusy));
+  EXPECT_LT(since(began), 1s + kBusy);
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_TRUE(closed_for("connect_timeout"));
+}
+
 // A name is asked again while its last address is still being tried. What it then means is nobody's business
 // if that address answers first.
 TEST_P(Dial, AnAnswerThatComesTooLate) {
@@ -372,6 +391,19 @@ TEST_P(DialSrv, AQuestionNobodyAnswers) {
     const TcpStream client = connect();
     return server.accept_within(300ms).has_value();
   }));
+}
+
+TEST_P(DialSrv, AServiceThatIsNoneIsOneLineNotOneForEachFlow) {
+  const Dnsmasq dns(kDnsPort, {"--local=/test/"});
+  start_mail(upstream_);
+  constexpr unsigned kFlows = 20;
+  for (unsigned i = 0; i < kFlows; ++i) connect().recv_to_end();
+  EXPECT_TRUE(closed_for("resolve_failed", kFlows));
+  EXPECT_TRUE(daemon_->process().wait_for("upstream mailbox: _mx._tcp.test: no such name"));
+  const std::string log = daemon_->log(), line = " warn  upstream mailbox: _mx._tcp.test";
+  unsigned lines = 0;
+  for (size_t i = log.find(line); i != log.npos; i = log.find(line, i + 1)) ++lines;
+  EXPECT_EQ(lines, 1u) << log;
 }
 
 // Its TTL is an hour.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Servers that are not there and limits that are reached: each has its reason and its counter, disturbs no
 // other flow and leaks nothing.
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <fstream>
 #include <vector>
 
 #include "netns/edge.h"
@@ -146,6 +148,56 @@ TEST_P(Fault, DescriptorLimitReached) {
     return totals.at("accepted") == kClients && totals.at("active") == 0;
   })) << daemon_->status();
   EXPECT_EQ(connect().recv_line(), "mailbox -");  // room again
+}
+
+TEST_P(Fault, AServerIsNotDownForWantOfADescriptor) {
+  const NamedEcho server("mailbox", at(kAddress, kServerPort));
+  DaemonOptions options;
+  options.tables = mail_tables(
+      "check = { type = \"tcp\", interval = \"1s\", timeout = \"300ms\", fall = 1 }\n"
+      "on_down = \"refuse\"\non_marked_down = \"close\"");
+  start_with(std::move(options));
+  const auto health = [&] {
+    return daemon_->status().at("upstreams").at(0).at("servers").at(0).at("health");
+  };
+  ASSERT_TRUE(wait_until([&] { return health().at("state") == "up"; }));
+  const TcpStream client = connect();
+  EXPECT_EQ(client.recv_line(), "mailbox -");
+  const pid_t daemon = daemon_->process().pid();
+  rlimit before{};
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none_left{16, before.rlim_max};
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &none_left, nullptr), 0);
+  EXPECT_FALSE(client.readable_within(2500ms));
+  ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_GE(health().at("failed"), 1);
+  EXPECT_EQ(health().at("changes"), 0);
+  EXPECT_EQ(daemon_->closed("server_down"), 0u);
+  const TcpStream next = connect();
+  EXPECT_EQ(next.recv_line(), "mailbox -");
+}
+
+// As many flows to one server as there are ports to dial it from.
+TEST_P(Fault, AServerIsNotDownForWantOfAPort) {
+  constexpr unsigned kPorts = 8;
+  std::ofstream("/proc/sys/net/ipv4/ip_local_port_range") << "40000 " << 40000 + kPorts - 1;
+  const NamedEcho server("mailbox", at(kAddress, kServerPort));
+  DaemonOptions options;
+  options.tables = mail_tables(
+      "check = { type = \"tcp\", interval = \"1s\", timeout = \"300ms\", fall = 1 }\n"
+      "on_down = \"refuse\"\non_marked_down = \"close\"");
+  start_with(std::move(options));
+  const auto health = [&] {
+    return daemon_->status().at("upstreams").at(0).at("servers").at(0).at("health");
+  };
+  ASSERT_TRUE(wait_until([&] { return health().at("state") == "up"; }));
+  std::vector<TcpStream> clients;
+  EXPECT_TRUE(wait_until([&] {  // one is the last check's for a while
+    if (daemon_->totals().at("active") < kPorts) clients.push_back(connect());
+    return health().at("failed") >= 2;
+  }));
+  EXPECT_EQ(health().at("changes"), 0);
+  EXPECT_EQ(daemon_->closed("server_down"), 0u);
 }
 
 // Readers that do not read hold every pipe: who waits for one is told in the end, and the pipe that comes

@@ -73,6 +73,7 @@ struct Check {
   std::unique_ptr<Probe> probe;
   milliseconds took{0};
   bool unreachable = false;       // the last check reached no address
+  bool starved = false;           // this check could not dial an address: none is known to fail
   std::optional<IpAddress> good;  // passed last: tried first
   std::optional<Clock::time_point> suspected;
 };
@@ -298,6 +299,7 @@ void Checker::Impl::begin(Check& c, Clock::time_point now) {
   c.running = true;
   c.started = now;
   c.took = milliseconds(0);
+  c.starved = false;
   if (c.target.server.address) {
     c.left = {Endpoint{.address = *c.target.server.address, .port = port_of(c.target)}};
     return dial_next(c, now);
@@ -359,6 +361,7 @@ void Checker::Impl::follow(Check& c, Clock::time_point now) {
     c.health.address = o.address;
     c.took += o.took;
     if (o.certificate) c.health.certificate = o.certificate;
+    c.starved |= o.starved;
     if (o.ok) {
       c.good = o.address.address;
     } else {
@@ -383,7 +386,7 @@ void Checker::Impl::conclude(Check& c, bool ok, Clock::time_point now) {
   c.health.took = c.took;
   c.health.checks++;
   if (!ok) c.health.failed++;
-  judge(c, ok);
+  if (ok || !c.starved) judge(c, ok);  // a server is not down for what we lack
   const milliseconds interval = c.target.check.interval;
   if (c.health.state == State::up)
     c.next = c.started + scaled(interval, 1 - kJitter, 1 + kJitter);

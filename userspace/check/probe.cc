@@ -53,6 +53,17 @@ Failure dial_failure(int error) {
   }
 }
 
+// What this host lacks says nothing of the server. connect(2) says EADDRNOTAVAIL where no port is left, and
+// where this host has no address to dial from, which it says of UDP too.
+bool is_starved(int error, const Endpoint& to) {
+  if (error != EADDRNOTAVAIL)
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+  const Fd fd(::socket(to.address.is_v4() ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage address{};
+  const socklen_t length = to.to_sockaddr(&address);
+  return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), length) == 0 || errno != EADDRNOTAVAIL;
+}
+
 Endpoint endpoint_of(int fd, int (*ask)(int, sockaddr*, socklen_t*)) {
   sockaddr_storage address{};
   socklen_t length = sizeof address;
@@ -125,7 +136,7 @@ void Probe::dial(Clock::time_point now) {
     return fail(Failure::local, "the source address " + order_.source->text() + " is of the other family",
                 now);
   fd_.reset(::socket(v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd_.valid()) return fail(dial_failure(errno), error_text(errno), now);
+  if (!fd_.valid()) return fail_to_dial(errno, now);
   const int one = 1;
   ::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   if (order_.source) {
@@ -135,7 +146,12 @@ void Probe::dial(Clock::time_point now) {
   sockaddr_storage address{};
   const socklen_t length = order_.to.to_sockaddr(&address);
   if (::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), length) == 0) return on_connected(now);
-  if (errno != EINPROGRESS) fail(dial_failure(errno), error_text(errno), now);
+  if (errno != EINPROGRESS) fail_to_dial(errno, now);
+}
+
+void Probe::fail_to_dial(int error, Clock::time_point now) {
+  outcome_.starved = is_starved(error, order_.to);
+  fail(dial_failure(error), error_text(error), now);
 }
 
 pollfd Probe::wanted() const {

@@ -64,7 +64,8 @@ const char* text(Failure failure);
 struct Outcome {
   bool ok = false;
   Failure failure = Failure::none;
-  std::string reason;  // empty when ok; else one printable line: "smtp: 421 4.7.0 too many connections"
+  bool starved = false;  // for want of a descriptor, a port or memory it was not even tried
+  std::string reason;    // empty when ok; else one printable line: "smtp: 421 4.7.0 too many connections"
   Stage stage = Stage::dialing;
   Endpoint address;                        // dialled
   std::optional<Endpoint> local;           // our own, once connected: whom the server must trust
@@ -92,6 +93,7 @@ class Probe {
   enum class Step { dialing, sending_header, talking, shaking_hands, parting, finished, done };
 
   void dial(Clock::time_point now);
+  void fail_to_dial(int error, Clock::time_point now);
   void on_connected(Clock::time_point now);
   void begin_service(Clock::time_point now);
   void talk(Clock::time_point now);

@@ -99,6 +99,10 @@ void Worker::begin_attempt(Flow& f) {
   a.to.port = f.server->what().port.value_or(r.port);
   a.begun_ns = now_ns_;
   r.server_endpoint = a.to;
+  // Before anything can fail: then those in flight go on, and still may not take longer.
+  const bool more = dial.next < dial.addresses.size() || !f.server->what().address;
+  set_phase_deadline(f,
+                     more ? std::min(dial.server_until_ns, now_ns_ + kAttemptDelayNs) : dial.server_until_ns);
   count(shared_.statistics.upstreams[r.upstream].dialed);
   a.fd = socket(a.to.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (a.fd < 0) return attempt_failed(f, free, errno, reason_of(errno, a.to));
@@ -112,9 +116,6 @@ void Worker::begin_attempt(Flow& f) {
   if (speaks_first(f)) set_quick_ack(a.fd, false);
   if (shared_.splice) shared_.sockmap->attach_trim(a.fd);
   show(f);
-  const bool more = dial.next < dial.addresses.size() || !f.server->what().address;
-  set_phase_deadline(f,
-                     more ? std::min(dial.server_until_ns, now_ns_ + kAttemptDelayNs) : dial.server_until_ns);
   f.armed |= 1u << static_cast<uint32_t>(op_of(free));
   io_->connect(a.fd, a.to, token(f, op_of(free)));
 }

@@ -43,7 +43,7 @@ void Worker::on_targets(Flow& f, const dns::Answer& answer) {
 void Worker::targets_failed(Flow& f, const std::string& why) {
   const config::Upstream& u = f.plan->upstream(f.record->upstream);
   count(shared_.statistics.upstreams[f.record->upstream].resolve_failed);
-  log::warn("upstream {}: {}: {}", u.name, u.srv, why);
+  log::debug("upstream {}: {}: {}", u.name, u.srv, why);  // each flow meets it; services.cc says it once
   begin_close(f, f.dial->tried.empty() ? CloseReason::resolve_failed : f.dial->failure);
 }
 
