@@ -173,7 +173,8 @@ void Probe::advance(Clock::time_point now) {
       break;
     }
     case Step::sending_header:
-      if (flush() && outgoing_.empty()) begin_service(now);
+      if (!flush()) return fail(Failure::reset, "the server reset the connection", now);
+      if (outgoing_.empty()) begin_service(now);
       break;
     case Step::talking:
     case Step::parting:

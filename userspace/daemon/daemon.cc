@@ -223,7 +223,9 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, p.shared.plan().get());
   if (!plan) return plan.error();
   p.shared.memory_limit_bytes = memory_limit_bytes(c);
-  if (p.sockmap) p.sockmap->globals().memory_limit_bytes = p.shared.memory_limit_bytes;
+  if (p.sockmap)
+    std::atomic_ref(p.sockmap->globals().memory_limit_bytes)
+        .store(p.shared.memory_limit_bytes, std::memory_order_relaxed);
   log::set_level(c.daemon.log_level);
   p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
   p.shared.set_plan(*plan);

@@ -71,9 +71,10 @@ int bound_socket(int family, const Endpoint& where, const std::string& device, b
 // Whether the host has this address now, found by trying: so local routes and nonlocal_bind count too.
 bool is_here(int family, const IpAddress& address, const std::string& device) {
   Fd fd(socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return errno != EAFNOSUPPORT;  // for want of a descriptor: nobody knows
   Endpoint where;
   where.address = address;
-  return fd.valid() && set_device(fd.get(), device) == 0 && bind_to(fd.get(), family, where) == 0;
+  return set_device(fd.get(), device) == 0 && bind_to(fd.get(), family, where) == 0;
 }
 
 bool has_ipv6() {

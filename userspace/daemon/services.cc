@@ -99,7 +99,8 @@ int Services::turn() {
       until = std::min(until, due);
   }
   if (until == Clock::time_point::max()) return -1;
-  return static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(until - now).count());
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now);
+  return static_cast<int>(std::min<std::chrono::milliseconds>(left, std::chrono::hours(1)).count());
 }
 
 // What is known of the same names is in the resolver's cache.

@@ -18,6 +18,7 @@ namespace penstock::flow {
 namespace {
 
 constexpr uint64_t kAcceptRetryNs = 100'000'000;
+constexpr uint64_t kToldAgainNs = 1'000'000'000;
 
 // Who connected, also when it has gone again: getpeername(2) would not know. SO_PEERNAME takes no more room
 // than it fills.
@@ -151,7 +152,10 @@ void Worker::on_accepted(uint32_t index, const io::Completion& c) {
   } else if (c.result != -ECANCELED && accepting_) {
     // Out of descriptors or memory: the queue stays, we come back.
     count(shared_.statistics.totals->accept_failed);
-    if (accept_error_ != -c.result) log::warn("cannot accept: {}; trying again", strerror(-c.result));
+    if (accept_error_ != -c.result && now_ns_ >= accept_told_ns_ + kToldAgainNs) {
+      log::warn("cannot accept: {}; trying again", strerror(-c.result));
+      accept_told_ns_ = now_ns_;
+    }
     accept_error_ = -c.result;
   }
   if (c.more) return;

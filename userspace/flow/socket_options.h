@@ -14,9 +14,10 @@ namespace penstock::flow {
 // Keepalive after `keepalive_ms` of silence, five probes in as long again; TCP_USER_TIMEOUT says the same of
 // data nobody acknowledges, and of a window that stays shut.
 inline void set_keepalive(int fd, uint32_t keepalive_ms) {
-  int one = 1, idle_s = static_cast<int>(std::max(1u, keepalive_ms / 1000)), count = 5;
+  constexpr uint32_t kIdleMaxS = 32'767;  // net/tcp.h: MAX_TCP_KEEPIDLE
+  int one = 1, idle_s = static_cast<int>(std::clamp(keepalive_ms / 1000, 1u, kIdleMaxS)), count = 5;
   int interval_s = std::max(1, idle_s / count);
-  unsigned user_timeout_ms = 2 * std::max(1000u, keepalive_ms);
+  unsigned user_timeout_ms = 2 * std::clamp(keepalive_ms, 1000u, kIdleMaxS * 1000);
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);

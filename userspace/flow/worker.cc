@@ -255,7 +255,8 @@ void Worker::dispatch(const io::Completion& c) {
     }
     for (auto& t : tasks) t(*this);
     PENSTOCK_ASSERT(c.result >= 0);
-    if (!c.more && !stopping_) io_->poll_each(inbox_event_.get(), POLLIN, c.token);
+    if (!c.more)
+      io_->poll_each(inbox_event_.get(), POLLIN, c.token);  // also at the end: what is given then counts
     return;
   }
   if (op == Op::events) {

@@ -326,6 +326,7 @@ class Worker {
   LineLimit refusals_;   // in the access log
   bool accepting_ = true, stopping_ = false;
   int accept_error_ = 0;           // an errno, until a connection is accepted again
+  uint64_t accept_told_ns_ = 0;    // when the log was told
   std::atomic<uint32_t> live_{0};  // flows of this thread, and connections given to it
 
   std::thread thread_;
