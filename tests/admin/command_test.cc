@@ -750,6 +750,7 @@ accept_proxy = { from = "192.0.2.8" }
   0024  00 20                                            32 bytes
   0026  ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ??  placeholder: each flow has its own
   0036  ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ?? ??
+note      the header's destination is the one that 192.0.2.8 tells: here that of --to
 note      UNIQUE_ID differs for each flow: "??" stands for its 32 bytes, and for CRC32C, which cannot be computed without it
 note      TLVs that 192.0.2.8 sends are passed on, its UNIQUE_ID in the place of ours: they are not in this header
 )"), std::string::npos) << ran.out;
@@ -759,6 +760,36 @@ note      TLVs that 192.0.2.8 sends are passed on, its UNIQUE_ID in the place of
   EXPECT_EQ(fields.at(10).at("known"), false);
   EXPECT_EQ(fields.at(12).at("known"), true);
   EXPECT_EQ(fields.at(13).at("bytes"), std::string(64, '?'));
+}
+
+TEST_F(CommandTest, explain_by_the_device_a_client_comes_in_by) {
+  auto file = write("penstock.toml", R"(upstream.u.servers = "192.0.2.10:25"
+[[listener]]
+name = "any"
+bind = ":25"
+upstream = "u"
+accept_proxy = { from = "192.0.2.8" }
+[[listener]]
+name = "overlay"
+bind = [":25", ":26"]
+interface = "wg0"
+upstream = "u"
+)");
+  const auto listener = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = {"explain", "-c", file, "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const auto ran = penstock(words);
+    return ran.exit_code == 2 ? ran.err : Json::parse(ran.out).at("listener").at("name").get<std::string>();
+  };
+  EXPECT_EQ(listener({"--to", ":25", "--from", "192.0.2.7"}), "any");
+  EXPECT_EQ(listener({"--to", ":25", "--from", "192.0.2.7", "--interface", "wg0"}), "overlay");
+  EXPECT_EQ(listener({"--to", ":25", "--from", "192.0.2.7", "--interface", "eth0"}), "any");
+  EXPECT_EQ(listener({"--to", ":26", "--from", "192.0.2.7"}), "overlay");  // there is no other
+  // The families of a client and of the proxy that tells of it are each their own.
+  EXPECT_EQ(listener({"--to", "203.0.113.1:25", "--from", "2001:db8::7", "--via", "192.0.2.8"}), "any");
+  EXPECT_NE(listener({"--to", "203.0.113.1:25", "--from", "192.0.2.7", "--via", "2001:db8::8"})
+                .find("--to and --via are of two families"),
+            std::string::npos);
 }
 
 TEST_F(CommandTest, explain_refuses_what_no_client_is) {

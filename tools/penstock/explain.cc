@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdio>
 #include <future>
+#include <set>
 
 #include "base/log.h"
 #include "commands.h"
@@ -119,7 +120,14 @@ Result<Taken> find_bind(const config::Config& config, const Client& client) {
     auto bound = find_bind(config, client, client.interface);
     if (!bound || bound.value().bind) return bound;
   }
-  return find_bind(config, client, "");
+  auto anywhere = find_bind(config, client, "");
+  if (!anywhere || anywhere.value().bind || !client.interface.empty()) return anywhere;
+  std::set<std::string> devices;  // the only one there is will be meant
+  for (const config::Listener& l : config.listeners) {
+    const auto bound = find_bind(config, client, l.interface);
+    if (bound && bound.value().bind) devices.insert(l.interface);
+  }
+  return devices.size() == 1 ? find_bind(config, client, *devices.begin()) : anywhere;
 }
 
 // Without --interface: where else would such a client be, by the device?
