@@ -50,16 +50,21 @@ class Contract : public testing::Test {
 };
 
 TEST_F(Contract, EveryCommandWithEveryKey) {
-  Process daemon({daemon_program(), "--config", kEveryKey}, environment());
+  // Where `daemon.user` may read it again at a reload: the source tree may be root's alone.
+  const std::string every_key = directory_.path() + "/every_key.toml";
+  std::filesystem::copy_file(kEveryKey, every_key);
+  std::filesystem::permissions(every_key, std::filesystem::perms(0644));
+  std::filesystem::permissions(directory_.path(), std::filesystem::perms(0755));
+  Process daemon({daemon_program(), "--config", every_key}, environment());
   ASSERT_TRUE(daemon.wait_for("ready: engine")) << daemon.output();
   const TcpListener server(at("127.0.0.1", 3525)), second(at("127.0.0.1", 3526));
 
-  text({"check", "-c", kEveryKey}, 0, "ok (2 listeners, 2 upstreams)\n");
-  json({"check", "-c", kEveryKey});
-  json({"explain", "-c", kEveryKey, "--to", "127.0.0.1:2525", "--from", "127.0.0.1"});
-  text({"explain", "-c", kEveryKey, "--to", ":8443", "--from", "127.0.0.1", "--sni", "forbidden.example"}, 1,
+  text({"check", "-c", every_key}, 0, "ok (2 listeners, 2 upstreams)\n");
+  json({"check", "-c", every_key});
+  json({"explain", "-c", every_key, "--to", "127.0.0.1:2525", "--from", "127.0.0.1"});
+  text({"explain", "-c", every_key, "--to", ":8443", "--from", "127.0.0.1", "--sni", "forbidden.example"}, 1,
        "closed, route_rejected");
-  text({"explain", "-c", kEveryKey, "--to", "127.0.0.1:2525", "--from", "198.51.100.7", "--via", "192.0.2.8"},
+  text({"explain", "-c", every_key, "--to", "127.0.0.1:2525", "--from", "198.51.100.7", "--via", "192.0.2.8"},
        1, "closed, denied");
   json({"probe"});
 
