@@ -31,18 +31,8 @@ class Checks : public MailSite {
   }
   void start(const std::vector<Target>& targets, const std::vector<std::string>& records = {}) {
     const Netns::Inside inside(edge_);
-    std::vector<std::string> dnsmasq{"dnsmasq",
-                                     "--no-daemon",
-                                     "--conf-file=/dev/null",
-                                     "--user=root",
-                                     "--no-resolv",
-                                     "--no-hosts",
-                                     "--bind-interfaces",
-                                     "--listen-address=127.0.0.1",
-                                     "--local=/example.net/",
-                                     "--log-queries"};
-    dnsmasq.insert(dnsmasq.end(), records.begin(), records.end());
-    if (!programs_.emplace_back(dnsmasq).wait_for("started, version")) throw std::runtime_error("dnsmasq");
+    if (!programs_.emplace_back(dnsmasq(records)).wait_for("started, version"))
+      throw std::runtime_error("dnsmasq");
     auto resolver = dns::Resolver::start({.servers = {at("127.0.0.1", 53)}});
     ASSERT_TRUE(resolver.ok()) << resolver.error().message;
     resolver_ = std::move(*resolver);

@@ -158,6 +158,21 @@ listen smtp
 }
 
 // A veth pair that asks nobody for an address: what leaves at one end is for somebody else at the other.
+std::vector<std::string> MailSite::dnsmasq(const std::vector<std::string>& records) {
+  std::vector<std::string> words{"dnsmasq",
+                                 "--no-daemon",
+                                 "--conf-file=/dev/null",
+                                 "--user=root",
+                                 "--no-resolv",
+                                 "--no-hosts",
+                                 "--bind-interfaces",
+                                 "--listen-address=127.0.0.1",
+                                 "--local=/example.net/",
+                                 "--log-queries"};
+  words.insert(words.end(), records.begin(), records.end());
+  return words;
+}
+
 void MailSite::make_void() {
   edge_.ip("link add void type veth peer name hole");
   edge_.ip("address add 203.0.113.1/24 dev void");

@@ -28,6 +28,8 @@ class MailSite : public Site {
   void start_nginx();
   void start_haproxy();
   void make_void();
+  // The words that start a name server on 127.0.0.1:53 with these records, options of dnsmasq, and no others.
+  static std::vector<std::string> dnsmasq(const std::vector<std::string>& records);
 
   std::string mail_log() const { return read_file(file("mail.log")); }
   bool mail_logged(const std::string& text) const;

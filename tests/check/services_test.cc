@@ -27,24 +27,12 @@ class Services : public MailSite {
   // Only these records are there from now on.
   void start_dns(const std::vector<std::string>& records, const std::string& ttl_s = "1") {
     const Netns::Inside inside(edge_);
-    std::vector<std::string> argv{"dnsmasq",
-                                  "--no-daemon",
-                                  "--conf-file=/dev/null",
-                                  "--user=root",
-                                  "--no-resolv",
-                                  "--no-hosts",
-                                  "--bind-interfaces",
-                                  "--listen-address=127.0.0.1",
-                                  "--local=/example.net/",
-                                  "--log-queries",
-                                  "--cache-size=0",
-                                  "--local-ttl=" + ttl_s,
-                                  std::string("--host-record=a.example.net,") + kA,
-                                  std::string("--host-record=b.example.net,") + kB,
-                                  std::string("--host-record=c.example.net,") + kC};
-    argv.insert(argv.end(), records.begin(), records.end());
+    std::vector<std::string> options{
+        "--cache-size=0", "--local-ttl=" + ttl_s, std::string("--host-record=a.example.net,") + kA,
+        std::string("--host-record=b.example.net,") + kB, std::string("--host-record=c.example.net,") + kC};
+    options.insert(options.end(), records.begin(), records.end());
     dns_.reset();
-    dns_.emplace(argv);
+    dns_.emplace(dnsmasq(options));
     if (!dns_->wait_for("started, version")) throw std::runtime_error("dnsmasq: " + dns_->output());
   }
   size_t asked() const {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "base/source_address.h"
 #include "proxy_protocol/proxy_protocol.h"
 
 namespace penstock::check {
@@ -53,15 +54,10 @@ Failure dial_failure(int error) {
   }
 }
 
-// What this host lacks says nothing of the server. connect(2) says EADDRNOTAVAIL where no port is left, and
-// where this host has no address to dial from, which it says of UDP too.
+// What this host lacks says nothing of the server.
 bool is_starved(int error, const Endpoint& to) {
-  if (error != EADDRNOTAVAIL)
-    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
-  const Fd fd(::socket(to.address.is_v4() ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  sockaddr_storage address{};
-  const socklen_t length = to.to_sockaddr(&address);
-  return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), length) == 0 || errno != EADDRNOTAVAIL;
+  if (error == EADDRNOTAVAIL) return has_source_address(to);
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
 }
 
 Endpoint endpoint_of(int fd, int (*ask)(int, sockaddr*, socklen_t*)) {

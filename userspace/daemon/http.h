@@ -20,7 +20,7 @@ inline constexpr std::chrono::seconds kHttpBindAgain{2};
 struct Page {
   int status = 404;
   std::string type = "text/plain; charset=utf-8";
-  std::string body = "not found; there are /metrics, /healthz, /readyz\n";
+  std::string body = "not found\n";
 };
 
 class Http {

@@ -331,9 +331,10 @@ Page page(const std::string& path, const std::atomic<Readiness>& readiness, cons
   const char* word = kReadiness[static_cast<size_t>(now)];
   if (path == "/healthz") return {200, Page{}.type, "alive\n"};
   if (path == "/readyz") return {now == Readiness::ready ? 200 : 503, Page{}.type, word};
+  const std::string others = "; there are /metrics, /healthz, /readyz\n";
   if (is_unavailable(kUnavailablePages, path))
-    return {501, Page{}.type, unavailable("the status page") + "; there are /metrics, /healthz, /readyz\n"};
-  if (path != "/metrics") return {};
+    return {501, Page{}.type, unavailable("the status page") + others};
+  if (path != "/metrics") return {404, Page{}.type, "not found" + others};
   if (now == Readiness::starting) return {503, Page{}.type, word};
   return {200, "text/plain; version=0.0.4; charset=utf-8", metrics(shared, facts, now)};
 }

@@ -15,21 +15,13 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/source_address.h"
 #include "flow/dial.h"
 #include "flow/socket_options.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
 namespace {
-
-// connect(2) says EADDRNOTAVAIL where no port is left, and where this host has no address to dial from: every
-// IPv6 address is such a one while net.ipv6.conf.all.disable_ipv6 is set.
-bool has_address_towards(const Endpoint& to) {
-  const Fd fd(socket(to.address.is_v4() ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  sockaddr_storage a;
-  const socklen_t size = to.to_sockaddr(&a);
-  return connect(fd.get(), reinterpret_cast<sockaddr*>(&a), size) == 0 || errno != EADDRNOTAVAIL;
-}
 
 CloseReason reason_of(int error, const Endpoint& to) {
   switch (error) {
@@ -48,7 +40,7 @@ CloseReason reason_of(int error, const Endpoint& to) {
     case ENFILE:
       return CloseReason::fd_limit;
     case EADDRNOTAVAIL:
-      return has_address_towards(to) ? CloseReason::fd_limit : CloseReason::connect_unreachable;
+      return has_source_address(to) ? CloseReason::fd_limit : CloseReason::connect_unreachable;
     default:
       return CloseReason::connect_failed;
   }
