@@ -158,10 +158,10 @@ void Acceptor::identify(Arrival& arrival) {
   }
   const bool says_destination = options_.preamble == Preamble::v1 || options_.preamble == Preamble::v2;
   Guest guest{arrival.fd, life, std::string_view(arrival.bytes).substr(arrival.preamble_bytes), false, {}};
-  if (says_destination && arrival.destination != life->to) {
+  if (says_destination && arrival.destination != life->destination) {
     guest.wrong_header = true;
     guest.remark = fmt::format("PROXY header says destination {}, it is {}", arrival.destination.text(),
-                               life->to.text());
+                               life->destination.text());
   }
   welcome_(guest);
   arrival.fd = -1;

@@ -16,7 +16,6 @@ namespace {
 constexpr int kStepsPerTurn = 8;
 constexpr size_t kReadMax = 128 << 10;
 constexpr size_t kWriteMax = 1 << 20;
-constexpr size_t kPreambleBytes = sizeof(uint64_t);
 constexpr uint64_t kPaceTicksPerS = 100;
 
 thread_local uint8_t read_buffer[kReadMax];
@@ -41,18 +40,17 @@ template <typename... A>
 void EndRun::trace(fmt::format_string<A...> format, A&&... a) {
   if (!life_.traced) return;
   const double ms = static_cast<double>(now_us() - life_.began_us) / 1000;
-  fmt::print(stderr, "{:10.3f} ms {} {}\n", ms, name_of(side_), fmt::format(format, std::forward<A>(a)...));
+  fmt::print(stderr, "{:10.3f} ms  {}  {}\n", ms, name_of(side_), fmt::format(format, std::forward<A>(a)...));
 }
 
-EndRun::EndRun(Life& life, Side side, int fd, Preamble preamble)
+EndRun::EndRun(Life& life, Side side, int fd)
     : life_(life),
       plan_(life.plan.end(side)),
       side_(side),
       fd_(fd),
-      own_(life.plan.seed, side),
-      peers_(life.plan.seed, other(side)),
+      own_(life.plan.seed, side, plan_.opening),
+      peers_(life.plan.seed, other(side), life.plan.end(other(side)).opening),
       dice_(life.plan.seed + 2 + index_of(side)),
-      preamble_left_(side == Side::client && preamble == Preamble::id ? kPreambleBytes : 0),
       connected_(side == Side::server),
       readable_(connected_),
       writable_(connected_),
@@ -128,7 +126,7 @@ bool EndRun::step() {
   bool moved = false;
   if (readable_ && !report_.fin_seen && !plan_.never_read && now_ms_ >= read_from_ms_) moved = read_some();
   if (!over_ && writable_ && now_ms_ >= send_from_ms_) moved |= write_some();
-  if (!over_) maybe_shut();
+  if (!over_) moved |= maybe_shut();
   if (complete()) {
     trace("closes");
     over_ = true;
@@ -151,14 +149,19 @@ void EndRun::pass_gates() {
 }
 
 void EndRun::take_pauses() {
+  while (header_pause_ < plan_.header_pauses.size() &&
+         plan_.header_pauses[header_pause_].at <= header_sent_) {
+    send_from_ms_ = std::max(send_from_ms_, now_ms_) + plan_.header_pauses[header_pause_++].ms;
+    progress(send_from_ms_);
+  }
   while (send_pause_ < plan_.send_pauses.size() && plan_.send_pauses[send_pause_].at <= report_.sent) {
     send_from_ms_ = std::max(send_from_ms_, now_ms_) + plan_.send_pauses[send_pause_].ms;
-    trace("pauses {} ms", plan_.send_pauses[send_pause_++].ms);
+    trace("writes no more for {} ms at {}", plan_.send_pauses[send_pause_++].ms, report_.sent);
     progress(send_from_ms_);
   }
   while (read_pause_ < plan_.read_pauses.size() && plan_.read_pauses[read_pause_].at <= report_.received) {
     read_from_ms_ = std::max(read_from_ms_, now_ms_) + plan_.read_pauses[read_pause_].ms;
-    trace("stops reading for {} ms", plan_.read_pauses[read_pause_++].ms);
+    trace("reads no more for {} ms at {}", plan_.read_pauses[read_pause_++].ms, report_.received);
     progress(read_from_ms_);
     in_stall_ = true;
   }
@@ -208,14 +211,14 @@ bool EndRun::read_some() {
   }
   report_.arrived = true;
   if (n == 0) {
-    trace("sees FIN after {} bytes", report_.received);
+    trace("sees FIN at {}", report_.received);
     report_.fin_seen = true;
     readable_ = false;
     pass_gates();
     return true;
   }
+  trace("read {} bytes at {}", n, report_.received);
   check({read_buffer, static_cast<size_t>(n)});
-  trace("read {}, in all {}", n, report_.received);
   if (static_cast<size_t>(n) < most && !peer_shut_) readable_ = false;
   if (plan_.read_gap_ms > 0) {
     read_from_ms_ = now_ms_ + plan_.read_gap_ms;
@@ -236,33 +239,33 @@ void EndRun::check(std::span<const uint8_t> bytes) {
   report_.remark = !moved       ? "bytes from nowhere"
                    : *moved > 0 ? fmt::format("{} bytes lost", *moved)
                                 : fmt::format("{} bytes repeated", -*moved);
-  trace("wrong at {}: {}", report_.received, report_.remark);
+  trace("wrong byte at {}: {}", report_.received, report_.remark);
   over_ = true;
 }
 
-bool EndRun::send_preamble() {
-  const char* id = reinterpret_cast<const char*>(&life_.plan.seed);
-  const ssize_t n = send(fd_, id + kPreambleBytes - preamble_left_, preamble_left_, MSG_NOSIGNAL);
-  if (n < 0) {
-    if (errno != EAGAIN) fail_with(errno);
-    writable_ = false;
-    return false;
-  }
-  report_.arrived = true;
-  preamble_left_ -= static_cast<size_t>(n);
-  return true;
+// How much of the header may go in one write: up to where the next pause or the RST is due.
+size_t EndRun::header_piece() const {
+  uint64_t limit = plan_.header.size();
+  if (header_pause_ < plan_.header_pauses.size()) limit = plan_.header_pauses[header_pause_].at;
+  if (plan_.reset && plan_.reset->when == Reset::When::header) limit = std::min(limit, plan_.reset->at);
+  return limit - std::min<uint64_t>(limit, header_sent_);
 }
 
+// What is left of the header and the stream's next bytes go in one call, so that one segment may have both.
 bool EndRun::write_some() {
-  if (preamble_left_ > 0) return send_preamble();
   pass_gates();
-  const uint64_t limit = send_limit();
-  if (limit <= report_.sent) return false;
-  const size_t length = draw_write_bytes(limit - report_.sent);
-  iovec pieces[Pattern::kIovMax];
+  const size_t header = header_piece();
+  const bool header_whole =
+      header_sent_ + header == plan_.header.size() && header_pause_ == plan_.header_pauses.size();
+  const uint64_t limit = header_whole ? send_limit() : 0;
+  const size_t length = limit > report_.sent ? draw_write_bytes(limit - report_.sent) : 0;
+  if (header + length == 0) return false;
+  iovec pieces[1 + Pattern::kIovMax];
+  pieces[0] = {const_cast<char*>(plan_.header.data()) + header_sent_, header};
+  const int count = length > 0 ? own_.gather(report_.sent, length, pieces + 1) : 0;
   msghdr message{};
-  message.msg_iov = pieces;
-  message.msg_iovlen = static_cast<size_t>(own_.gather(report_.sent, length, pieces));
+  message.msg_iov = pieces + (header > 0 ? 0 : 1);
+  message.msg_iovlen = static_cast<size_t>(count + (header > 0 ? 1 : 0));
   const ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL);
   if (n < 0) {
     if (errno != EAGAIN) fail_with(errno);
@@ -270,34 +273,53 @@ bool EndRun::write_some() {
     return false;
   }
   report_.arrived = true;
-  report_.sent += static_cast<uint64_t>(n);
-  life_.sent[index_of(side_)].store(report_.sent, std::memory_order_relaxed);
-  trace("wrote {}, in all {}", n, report_.sent);
-  if (static_cast<size_t>(n) < length) writable_ = false;
+  const auto of_header = std::min(static_cast<size_t>(n), header);
+  const size_t of_stream = static_cast<size_t>(n) - of_header;
+  if (of_header > 0) {
+    header_sent_ += of_header;
+    trace("wrote {} bytes of its header, {} of {}", of_header, header_sent_, plan_.header.size());
+  }
+  if (of_stream > 0) {
+    trace("wrote {} bytes at {}", of_stream, report_.sent);
+    report_.sent += of_stream;
+    life_.sent[index_of(side_)].store(report_.sent, std::memory_order_relaxed);
+  }
+  if (static_cast<size_t>(n) < header + length) writable_ = false;
   take_pauses();
   return true;
 }
 
-void EndRun::maybe_shut() {
-  if (report_.fin_sent || preamble_left_ > 0 || report_.sent != send_bytes_ || now_ms_ < send_from_ms_)
-    return;
-  if (gate_ < plan_.gates.size() || send_pause_ < plan_.send_pauses.size()) return;
-  if (reset_is_due()) return;
-  if (shutdown(fd_, SHUT_WR) != 0) return fail_with(errno);
+bool EndRun::maybe_shut() {
+  const bool planned = header_sent_ < plan_.header.size() || header_pause_ < plan_.header_pauses.size() ||
+                       gate_ < plan_.gates.size() || send_pause_ < plan_.send_pauses.size();
+  if (report_.fin_sent || planned || report_.sent != send_bytes_ || now_ms_ < send_from_ms_ ||
+      reset_is_due()) {
+    return false;
+  }
+  if (shutdown(fd_, SHUT_WR) != 0) {
+    fail_with(errno);
+    return false;
+  }
   report_.arrived = report_.fin_sent = true;
-  trace("shuts after {} bytes", report_.sent);
+  shut_ms_ = now_ms_;
+  trace("sends FIN at {}", report_.sent);
   progress(now_ms_);
+  return true;
 }
 
 bool EndRun::reset_is_due() const {
   if (!plan_.reset) return false;
   switch (plan_.reset->when) {
+    case Reset::When::header:
+      return header_sent_ >= plan_.reset->at;
     case Reset::When::sent:
-      return report_.sent >= plan_.reset->at;
+      return header_sent_ == plan_.header.size() && report_.sent >= plan_.reset->at;
     case Reset::When::received:
       return report_.received >= plan_.reset->at;
     case Reset::When::elapsed:
       return now_ms_ - began_ms_ >= static_cast<int64_t>(plan_.reset->at);
+    case Reset::When::shut:
+      return report_.fin_sent && now_ms_ - shut_ms_ >= static_cast<int64_t>(plan_.reset->at);
   }
   return false;
 }
@@ -316,7 +338,7 @@ bool EndRun::try_reset() {
     return false;
   }
   report_.arrived = report_.reset_sent = true;
-  trace("resets after {} sent, {} received", report_.sent, report_.received);
+  trace("sends RST; sent {}, received {}", report_.sent, report_.received);
   over_ = true;
   return true;
 }
@@ -326,7 +348,7 @@ void EndRun::fail_with(int error) {
                                             error == EHOSTUNREACH || error == ENETUNREACH);
   report_.error = error;
   over_ = true;
-  trace("{}", strerrorname_np(error));
+  trace("sees {} after {} sent, {} received", strerrorname_np(error), report_.sent, report_.received);
   if (refused) return;
   report_.arrived = report_.reset_seen = true;
   // What came before the RST must still be right. A 0 means nothing now: the error has been taken.
@@ -344,6 +366,9 @@ void EndRun::set_wake() {
   at(read_from_ms_);
   if (plan_.reset && plan_.reset->when == Reset::When::elapsed) {
     at(began_ms_ + static_cast<int64_t>(plan_.reset->at));
+  }
+  if (plan_.reset && plan_.reset->when == Reset::When::shut && report_.fin_sent) {
+    at(shut_ms_ + static_cast<int64_t>(plan_.reset->at));
   }
   if (send_bytes_ == kWithoutEnd) {
     at(began_ms_ + plan_.send_for_ms);

@@ -17,7 +17,7 @@ class EndRun {
  public:
   enum class After { wait, again, over };  // again: its turn is over, not its work
 
-  EndRun(Life& life, Side side, int fd, Preamble preamble);
+  EndRun(Life& life, Side side, int fd);
   // What the server read beyond the PROXY header.
   void take_early(std::string_view bytes);
   After on_events(uint32_t epoll_events);
@@ -40,8 +40,7 @@ class EndRun {
   bool step();  // true if anything moved
   bool read_some();
   bool write_some();
-  bool send_preamble();
-  void maybe_shut();
+  bool maybe_shut();
   bool reset_is_due() const;
   bool try_reset();
   void fail_with(int error);
@@ -51,6 +50,7 @@ class EndRun {
   uint64_t send_limit() const;
   uint64_t paced_limit() const;
   uint64_t read_limit() const;
+  size_t header_piece() const;
   size_t draw_write_bytes(uint64_t most);
   bool complete() const;
   void set_wake();
@@ -65,10 +65,10 @@ class EndRun {
   const Pattern own_, peers_;
   Dice dice_;
   EndReport report_;
-  size_t preamble_left_ = 0;
+  size_t header_sent_ = 0, header_pause_ = 0;
   bool connected_, readable_, writable_, peer_shut_ = false, over_ = false;
   size_t gate_ = 0, send_pause_ = 0, read_pause_ = 0;
-  int64_t now_ms_, began_ms_, send_from_ms_ = 0, read_from_ms_ = 0, wake_at_ms_ = INT64_MAX;
+  int64_t now_ms_, began_ms_, send_from_ms_ = 0, read_from_ms_ = 0, shut_ms_ = 0, wake_at_ms_ = INT64_MAX;
   uint64_t send_bytes_;  // of the plan, or frozen when send_for_ms is over
   uint64_t untold_ = 0, stalled_bytes_ = 0;
   bool in_stall_ = false;

@@ -193,8 +193,8 @@ Outcome torment(Defect defect, uint64_t lives, Mix mix = Mix::brief) {
   options.serve = {local(free_port())};
   Tally tally;
   Relay relay(options.serve[0], defect);
-  options.to = {relay.address()};
-  Registry registry(options, tally);
+  options.to = {{relay.address(), {}}};
+  Registry registry(options, tally, nullptr);
   Loop(options, registry, tally, Loop::Role::first).run();
   settle(tally);
   Outcome outcome{tally.failed(), tally.done, {}};

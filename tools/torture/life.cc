@@ -3,315 +3,22 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
 #include <iterator>
+
+#include "shapes.h"
 
 namespace penstock::torture {
 namespace {
 
-constexpr uint64_t kKiB = 1 << 10;
-constexpr uint64_t kMiB = 1 << 20;
-// Of one end: 64 MiB are not written byte by byte, and few of the many small lives are.
-constexpr uint64_t kWritesUsual = 100, kWritesMax = 4000;
-
-// 99 % up to 64 KiB (some of them empty), 0.9 % up to 16 MiB, 0.1 % above.
-uint64_t draw_bytes(Dice& dice, uint64_t bytes_max) {
-  const uint64_t sort = dice.below(1000);
-  uint64_t bytes = 0;
-  if (sort == 0) {
-    bytes = dice.log_uniform(16 * kMiB, std::max(bytes_max, 16 * kMiB));
-  } else if (sort < 10) {
-    bytes = dice.log_uniform(64 * kKiB, 16 * kMiB);
-  } else if (!dice.chance(5)) {
-    bytes = dice.log_uniform(1, 64 * kKiB);
-  }
-  return std::min(bytes, bytes_max);
-}
-
-void draw_write_sizes(Dice& dice, EndPlan& end) {
-  const uint64_t least = std::max<uint64_t>(1, end.send_bytes / (dice.chance(2) ? kWritesMax : kWritesUsual));
-  const uint64_t most = std::clamp(end.send_bytes, least, std::max(least, kMiB));
-  end.write_bytes_max = static_cast<uint32_t>(dice.log_uniform(least, most));
-  end.write_bytes_min = static_cast<uint32_t>(dice.log_uniform(least, end.write_bytes_max));
-}
-
-void send_in_turn(LifePlan& plan, Side side, uint64_t bytes) {
-  EndPlan& end = plan.end(side);
-  const uint64_t heard = plan.end(other(side)).send_bytes;
-  if (heard > 0) end.gates.push_back({end.send_bytes, heard});
-  end.send_bytes += bytes;
-}
-
-void wait_for_fin(LifePlan& plan, Side side, uint64_t at) {
-  plan.end(side).gates.push_back({at, kUntilFin});
-}
-
-void draw_fin_order(Dice& dice, LifePlan& plan) {
-  switch (dice.below(3)) {
-    case 0:
-      wait_for_fin(plan, Side::client, plan.end(Side::client).send_bytes);
-      break;
-    case 1:
-      wait_for_fin(plan, Side::server, plan.end(Side::server).send_bytes);
-      break;
-    case 2:
-      break;  // both at once
-  }
-}
-
-void make_ping_pong(Dice& dice, LifePlan& plan, uint64_t rounds_max, uint64_t message_max) {
-  Side side = dice.chance(50) ? Side::client : Side::server;
-  for (uint64_t turn = 2 * dice.log_uniform(2, rounds_max); turn > 0; --turn, side = other(side)) {
-    send_in_turn(plan, side, dice.log_uniform(1, message_max));
-  }
-  draw_fin_order(dice, plan);
-}
-
-// SMTP's pace: greeting, EHLO, MAIL, RCPT, DATA, …, the message, QUIT.
-void make_mail(Dice& dice, LifePlan& plan) {
-  send_in_turn(plan, Side::server, dice.between(20, 80));
-  for (int exchange = 0; exchange < 5; ++exchange) {
-    send_in_turn(plan, Side::client, dice.between(6, 60));
-    send_in_turn(plan, Side::server, dice.between(8, 80));
-  }
-  send_in_turn(plan, Side::client, dice.between(2 * kKiB, 40 * kKiB));
-  send_in_turn(plan, Side::server, dice.between(8, 80));
-  send_in_turn(plan, Side::client, 6);
-  send_in_turn(plan, Side::server, 20);
-  wait_for_fin(plan, Side::client, plan.end(Side::client).send_bytes);
-}
-
-// Full speed, then quiet: what pushes a direction out of its lane and lets it come back.
-void make_bursts(Dice& dice, LifePlan& plan, Side side, uint64_t bytes_max) {
-  EndPlan& end = plan.end(side);
-  EndPlan& reader = plan.end(other(side));
-  const bool stalls = dice.chance(50);
-  for (uint64_t burst = dice.between(2, 6); burst > 0; --burst) {
-    const uint64_t bytes = dice.log_uniform(256 * kKiB, 4 * kMiB);
-    if (end.send_bytes + bytes > bytes_max) break;
-    if (end.send_bytes > 0) {
-      end.send_pauses.push_back({end.send_bytes, static_cast<uint32_t>(dice.between(30, 200))});
-    }
-    if (stalls) {
-      reader.read_pauses.push_back(
-          {end.send_bytes + bytes / 3, static_cast<uint32_t>(dice.between(20, 120))});
-    }
-    end.send_bytes += bytes;
-  }
-  end.write_bytes_min = 16 * kKiB;
-  end.write_bytes_max = kMiB;
-}
-
-void draw_both(Dice& dice, LifePlan& plan, uint64_t bytes_max) {
-  for (EndPlan& end : plan.ends) {
-    end.send_bytes = draw_bytes(dice, bytes_max);
-    draw_write_sizes(dice, end);
-  }
-}
-
-void draw_shape(Dice& dice, LifePlan& plan, uint64_t bytes_max) {
-  EndPlan& client = plan.end(Side::client);
-  EndPlan& server = plan.end(Side::server);
-  const uint64_t sort = dice.below(100);
-  if (sort < 29) {
-    plan.shape = "both_at_once";
-    draw_both(dice, plan, bytes_max);
-  } else if (sort < 43) {
-    plan.shape = "client_shuts_first";
-    draw_both(dice, plan, bytes_max);
-    wait_for_fin(plan, Side::server, 0);
-  } else if (sort < 51) {
-    plan.shape = "server_shuts_first";
-    draw_both(dice, plan, bytes_max);
-    wait_for_fin(plan, Side::client, 0);
-  } else if (sort < 60) {
-    plan.shape = "fin_in_order";
-    draw_both(dice, plan, bytes_max);
-    draw_fin_order(dice, plan);
-  } else if (sort < 67) {
-    plan.shape = "server_speaks_first";
-    draw_both(dice, plan, bytes_max);
-    if (server.send_bytes > 0) client.gates.push_back({0, dice.between(1, server.send_bytes)});
-    draw_fin_order(dice, plan);
-  } else if (sort < 79) {
-    plan.shape = "ping_pong";
-    make_ping_pong(dice, plan, 50, 4 * kKiB);
-  } else if (sort < 85) {
-    plan.shape = "mail";
-    make_mail(dice, plan);
-  } else if (sort < 91) {
-    plan.shape = "server_shuts_at_accept";
-    draw_both(dice, plan, bytes_max);
-    server.send_bytes = 0;
-    if (dice.chance(50)) wait_for_fin(plan, Side::client, 0);
-  } else if (sort < 94) {
-    plan.shape = "nothing_said";
-    draw_fin_order(dice, plan);
-  } else if (sort < 97) {
-    plan.shape = "client_sends_alone";
-    draw_both(dice, plan, bytes_max);
-    server.send_bytes = 0;
-    wait_for_fin(plan, Side::server, 0);
-  } else {
-    plan.shape = "bursts";
-    const uint64_t sides = dice.between(1, 3);
-    if (sides & 1) make_bursts(dice, plan, Side::client, bytes_max);
-    if (sides & 2) make_bursts(dice, plan, Side::server, bytes_max);
-    draw_fin_order(dice, plan);
-  }
-}
-
-void insert_pause(std::vector<Pause>& pauses, Pause pause) {
-  const auto at = std::upper_bound(pauses.begin(), pauses.end(), pause,
-                                   [](const Pause& a, const Pause& b) { return a.at < b.at; });
-  pauses.insert(at, pause);
-}
-
-void draw_reset(Dice& dice, LifePlan& plan) {
-  const Side side = dice.chance(50) ? Side::client : Side::server;
-  EndPlan& end = plan.end(side);
-  const uint64_t peer_bytes = plan.end(other(side)).send_bytes;
-  switch (dice.below(4)) {
-    case 0:
-      end.reset = {Reset::When::sent, dice.between(0, end.send_bytes)};
-      break;
-    case 1:
-      end.reset = {Reset::When::received, dice.between(0, peer_bytes)};
-      break;
-    case 2:
-      end.reset = {Reset::When::elapsed, dice.below(50)};
-      break;
-    case 3:
-      end.reset = {Reset::When::sent, 0};
-      break;
-  }
-}
-
-void draw_manners(Dice& dice, LifePlan& plan, uint32_t stall_ms_max) {
-  const bool resets = dice.chance(12);
-  if (resets) draw_reset(dice, plan);
-  for (Side side : {Side::client, Side::server}) {
-    EndPlan& end = plan.end(side);
-    const uint64_t peer_bytes = plan.end(other(side)).send_bytes;
-    end.no_delay = dice.chance(90);
-    if (dice.chance(10)) {
-      for (uint64_t left = dice.between(1, 5); left > 0; --left) {
-        insert_pause(end.send_pauses,
-                     {dice.between(0, end.send_bytes), static_cast<uint32_t>(dice.between(1, 10))});
-      }
-    }
-    if (dice.chance(1)) {
-      insert_pause(end.send_pauses,
-                   {dice.between(0, end.send_bytes), static_cast<uint32_t>(dice.between(100, 400))});
-    }
-    if (dice.chance(1) && stall_ms_max > 0) {
-      insert_pause(end.read_pauses,
-                   {dice.between(0, peer_bytes),
-                    static_cast<uint32_t>(dice.log_uniform(std::min(100u, stall_ms_max), stall_ms_max))});
-    }
-    if (dice.chance(1)) {
-      end.read_bytes_max = static_cast<uint32_t>(std::max<uint64_t>(256, peer_bytes / 200));
-      end.read_gap_ms = static_cast<uint32_t>(dice.between(1, 10));
-    }
-    // A tiny window moves some 10 KB/s; and it makes TCP drop bytes that a RST then cannot overtake, so that
-    // the peer hears of it only when it sends. Hence small directions, and none in lives with a RST.
-    if (dice.chance(2) && !resets && peer_bytes <= 256 * kKiB) {
-      end.receive_buffer_bytes = static_cast<int>(dice.log_uniform(2304, 64 * kKiB));
-    }
-    if (dice.chance(2) && end.send_bytes <= kMiB)
-      end.send_buffer_bytes = static_cast<int>(dice.log_uniform(4608, 64 * kKiB));
-  }
-}
-
-void plan_mixed(Dice& dice, LifePlan& plan, const Recipe& recipe) {
-  draw_shape(dice, plan, recipe.bytes_max);
-  draw_manners(dice, plan, recipe.stall_ms_max);
-}
-
-void plan_brief(Dice& dice, LifePlan& plan, const Recipe& recipe) {
-  plan.shape = "brief";
-  for (EndPlan& end : plan.ends) end.send_bytes = std::min(recipe.bytes_max, dice.log_uniform(1, 4 * kKiB));
-  if (dice.chance(50)) {
-    wait_for_fin(plan, Side::server, 0);
-  } else {
-    draw_fin_order(dice, plan);
-  }
-  if (dice.chance(1)) draw_reset(dice, plan);
-}
-
-void plan_bulk(Dice& dice, LifePlan& plan, const Recipe& recipe) {
-  plan.shape = "bulk";
-  const uint64_t sort = dice.below(5);  // up, up, down, down, both
-  for (Side side : {Side::client, Side::server}) {
-    if (sort != 4 && (sort < 2) != (side == Side::client)) continue;
-    EndPlan& end = plan.end(side);
-    end.send_bytes = std::min(recipe.bytes_max, dice.log_uniform(kMiB, std::max(kMiB, recipe.bytes_max)));
-    end.write_bytes_min = 16 * kKiB;
-    end.write_bytes_max = kMiB;
-  }
-  draw_fin_order(dice, plan);
-}
-
-bool sends(Side side, Towards towards) {
-  switch (towards) {
-    case Towards::both:
-      return true;
-    case Towards::up:
-      return side == Side::client;
-    case Towards::down:
-      return side == Side::server;
-  }
-  return false;
-}
-
-void plan_paced(LifePlan& plan, const Recipe& recipe) {
-  plan.shape = "paced";
-  const uint64_t directions = recipe.flows * (recipe.towards == Towards::both ? 2ull : 1ull);
-  for (Side side : {Side::client, Side::server}) {
-    EndPlan& end = plan.end(side);
-    if (!sends(side, recipe.towards)) {
-      wait_for_fin(plan, side, 0);
-      continue;
-    }
-    end.send_bytes = kWithoutEnd;
-    end.send_for_ms = recipe.duration_ms;
-    if (recipe.rate_bps > 0) end.pace_bytes_per_s = std::max<uint64_t>(1, recipe.rate_bps / 8 / directions);
-    end.write_bytes_min = end.write_bytes_max = 64 * kKiB;
-  }
-}
-
-void plan_stall(LifePlan& plan, const Recipe& recipe) {
-  constexpr uint32_t kGoesOnMs = 3000;  // the sender is still saturating when the reader comes back
-  plan.shape = "stall";
-  for (Side side : {Side::client, Side::server}) {
-    EndPlan& end = plan.end(side);
-    if (!sends(side, recipe.towards)) {
-      wait_for_fin(plan, side, 0);
-      continue;
-    }
-    end.send_bytes = kWithoutEnd;
-    end.send_for_ms = recipe.stall_ms + kGoesOnMs;
-    end.write_bytes_min = end.write_bytes_max = 256 * kKiB;
-    plan.end(other(side)).read_pauses.push_back({0, recipe.stall_ms});
-  }
-}
-
-void plan_never_read(LifePlan& plan, const Recipe& recipe) {
-  plan.shape = "never_read";
-  plan.starved = true;
-  EndPlan& client = plan.end(Side::client);
-  client.never_read = true;
-  wait_for_fin(plan, Side::client, 0);
-  client.reset = {Reset::When::elapsed, recipe.duration_ms};
-  EndPlan& server = plan.end(Side::server);
-  server.send_bytes = kWithoutEnd;
-  server.send_for_ms = UINT32_MAX;
-  server.write_bytes_min = server.write_bytes_max = 256 * kKiB;
-}
-
 uint64_t life_seed(uint64_t run_seed, uint64_t index) {
   return Dice(run_seed ^ Dice(index).next()).next();
+}
+
+void open_politely(Dice& dice, LifePlan& plan, uint64_t index, Manners manners) {
+  if (manners.client_hello) begin_with_hello(dice, plan, make_client_hello(dice));
+  if (!manners.proxy_header) return;
+  plan.proxied = draw_proxied(dice, index);
+  begin_with_header(dice, plan, make_proxy_header(dice, *plan.proxied));
 }
 
 std::string bytes_text(const EndPlan& end) {
@@ -320,40 +27,25 @@ std::string bytes_text(const EndPlan& end) {
 
 }  // namespace
 
-uint64_t Dice::next() {
-  uint64_t z = (state_ += 0x9e3779b97f4a7c15);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
-
-uint64_t Dice::log_uniform(uint64_t low, uint64_t high) {
-  const double unit = static_cast<double>(next() >> 11) * 0x1p-53;
-  const double ratio = static_cast<double>(high + 1) / static_cast<double>(low);
-  return std::clamp(static_cast<uint64_t>(static_cast<double>(low) * std::pow(ratio, unit)), low, high);
-}
-
-LifePlan plan_life(uint64_t run_seed, uint64_t index, const Recipe& recipe) {
+LifePlan plan_life(uint64_t run_seed, uint64_t index, const Recipe& recipe, Manners manners) {
   LifePlan plan;
   plan.seed = life_seed(run_seed, index);
   Dice dice(plan.seed);
   switch (recipe.mix) {
     case Mix::mixed:
-      plan_mixed(dice, plan, recipe);
+      plan_mixed(dice, plan, recipe.bytes_max);
       break;
     case Mix::brief:
-      plan_brief(dice, plan, recipe);
+      plan_brief(dice, plan, recipe.bytes_max);
       break;
     case Mix::bulk:
-      plan_bulk(dice, plan, recipe);
+      plan_bulk(dice, plan, recipe.bytes_max);
       break;
     case Mix::pingpong:
-      plan.shape = "ping_pong";
-      make_ping_pong(dice, plan, 200, 16 * kKiB);
+      plan_pingpong(dice, plan);
       break;
     case Mix::mail:
-      plan.shape = "mail";
-      make_mail(dice, plan);
+      plan_mail(dice, plan);
       break;
     case Mix::paced:
       plan_paced(plan, recipe);
@@ -365,16 +57,21 @@ LifePlan plan_life(uint64_t run_seed, uint64_t index, const Recipe& recipe) {
       plan_never_read(plan, recipe);
       break;
   }
+  open_politely(dice, plan, index, manners);
+  if (recipe.mix == Mix::mixed) draw_rudeness(dice, plan, recipe.stall_ms_max);
+  if (recipe.mix == Mix::brief && dice.chance(1)) draw_reset(dice, plan);
   return plan;
 }
 
-LifePlan plan_probe(uint64_t run_seed, uint64_t index) {
+LifePlan plan_probe(uint64_t run_seed, uint64_t index, Manners manners) {
   LifePlan plan;
   plan.seed = life_seed(~run_seed, index);
   plan.shape = "probe";
   send_in_turn(plan, Side::client, 100);
   send_in_turn(plan, Side::server, 1000);
   wait_for_fin(plan, Side::server, 1000);
+  Dice dice(plan.seed);
+  open_politely(dice, plan, index | uint64_t{1} << 31, manners);
   return plan;
 }
 
@@ -383,6 +80,8 @@ std::string describe(const LifePlan& plan) {
   for (Side side : {Side::client, Side::server}) {
     const EndPlan& end = plan.end(side);
     auto to = std::back_inserter(out);
+    if (!end.header.empty()) fmt::format_to(to, "; header of {} bytes", end.header.size());
+    if (!end.opening.empty()) fmt::format_to(to, "; ClientHello of {} bytes", end.opening.size());
     fmt::format_to(to, "; {} sends {} bytes in writes of {}-{}", name_of(side), bytes_text(end),
                    end.write_bytes_min, end.write_bytes_max);
     if (!end.gates.empty()) fmt::format_to(to, ", {} gates", end.gates.size());
@@ -394,7 +93,8 @@ std::string describe(const LifePlan& plan) {
     if (end.receive_buffer_bytes > 0) fmt::format_to(to, ", rcvbuf {}", end.receive_buffer_bytes);
     if (end.send_buffer_bytes > 0) fmt::format_to(to, ", sndbuf {}", end.send_buffer_bytes);
     if (end.reset) {
-      constexpr std::string_view kWhen[] = {"sent", "received", "ms"};
+      constexpr std::string_view kWhen[] = {"bytes of its header", "bytes sent", "bytes received", "ms",
+                                            "ms after its FIN"};
       fmt::format_to(to, ", RST at {} {}", end.reset->at, kWhen[static_cast<int>(end.reset->when)]);
     }
   }

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "opening.h"
+
 namespace penstock::torture {
 
 enum class Side : uint8_t { client, server };
@@ -36,16 +38,21 @@ struct Pause {
   uint64_t at;  // bytes sent, or received
   uint32_t ms;
 };
-// RST instead of a FIN, at the first moment that this holds.
+// RST, at the first moment that this holds.
 struct Reset {
-  enum class When { sent, received, elapsed } when;
-  uint64_t at;  // bytes, or ms since this end has its connection
+  // Bytes of the header alone sent · bytes sent · received · ms since this end has its connection · ms since
+  // its FIN.
+  enum class When { header, sent, received, elapsed, shut } when;
+  uint64_t at;
 };
 
 inline constexpr uint64_t kWithoutEnd = UINT64_MAX;
 
 struct EndPlan {
-  uint64_t send_bytes = 0;  // kWithoutEnd: as many as go out in send_for_ms
+  std::string header;                // goes before the stream and is for others: PROXY header, id
+  std::vector<Pause> header_pauses;  // rising, by bytes of it sent; each ends a write
+  std::string opening;      // the stream's first bytes, where they are not the pattern's: ClientHello
+  uint64_t send_bytes = 0;  // with the opening. kWithoutEnd: as many as go out in send_for_ms
   uint32_t send_for_ms = 0;
   uint32_t write_bytes_min = 1,
            write_bytes_max = 64 << 10;          // each write's size is drawn between, log-uniform
@@ -63,16 +70,23 @@ struct EndPlan {
 struct LifePlan {
   uint64_t seed = 0;
   std::string_view shape;
-  std::array<EndPlan, 2> ends;  // by index_of(Side)
-  bool starved = false;         // a proxy may reset it to protect itself: told, not a failure
+  std::array<EndPlan, 2> ends;     // by index_of(Side)
+  std::optional<Proxied> proxied;  // whose connection it is, as the client's header says
+  bool starved = false;            // a proxy may reset it to protect itself: told, not a failure
   EndPlan& end(Side s) { return ends[index_of(s)]; }
   const EndPlan& end(Side s) const { return ends[index_of(s)]; }
 };
 
+// What one of the proxy's addresses wants to hear before the stream.
+struct Manners {
+  bool proxy_header = false;  // it takes the client for a proxy in front (accept_proxy)
+  bool client_hello = false;  // it routes by server name
+};
+
 struct Recipe {
   Mix mix = Mix::mixed;
-  uint64_t bytes_max = 64 << 20;  // one direction of one life
-  uint32_t stall_ms_max = 2000;
+  uint64_t bytes_max = 1 << 30;  // one direction of one life
+  uint32_t stall_ms_max = 5000;
   // paced, stall, never_read:
   uint32_t flows = 8;
   uint32_t duration_ms = 10'000;
@@ -81,22 +95,9 @@ struct Recipe {
   Towards towards = Towards::both;
 };
 
-LifePlan plan_life(uint64_t run_seed, uint64_t index, const Recipe& recipe);
-LifePlan plan_probe(uint64_t run_seed, uint64_t index);  // a short, well-behaved exchange
-std::string describe(const LifePlan& plan);              // one line
-
-// splitmix64: every 64-bit state gives a good sequence, so a seed needs no warming up.
-class Dice {
- public:
-  explicit Dice(uint64_t seed) : state_(seed) {}
-  uint64_t next();
-  uint64_t below(uint64_t n) { return next() % n; }
-  uint64_t between(uint64_t low, uint64_t high) { return low + below(high - low + 1); }
-  uint64_t log_uniform(uint64_t low, uint64_t high);  // REQUIRES: 1 <= low <= high
-  bool chance(double percent) { return static_cast<double>(next() >> 11) * 0x1p-53 * 100 < percent; }
-
- private:
-  uint64_t state_;
-};
+LifePlan plan_life(uint64_t run_seed, uint64_t index, const Recipe& recipe, Manners manners = {});
+// A short, well-behaved exchange.
+LifePlan plan_probe(uint64_t run_seed, uint64_t index, Manners manners = {});
+std::string describe(const LifePlan& plan);  // one line
 
 }  // namespace penstock::torture

@@ -35,6 +35,21 @@ void prepare(int fd, const LifePlan& plan, Side side) {
   }
 }
 
+// ::1 has one address, so the ports below the kernel's own choice are used in turn: two lives of one port lie
+// far apart.
+void bind_port(int fd, uint64_t turn) {
+  constexpr uint16_t kFirst = 10'240, kPorts = 32'768 - kFirst;  // net.ipv4.ip_local_port_range
+  constexpr int kTries = 100;                                    // some are others'
+  set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+  for (int i = 0; i < kTries; ++i) {
+    Endpoint source{*IpAddress::parse("::1")};
+    source.port = static_cast<uint16_t>(kFirst + (turn + static_cast<uint64_t>(i)) % kPorts);
+    sockaddr_storage address;
+    const socklen_t length = source.to_sockaddr(&address);
+    if (bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0) return;
+  }
+}
+
 void bind_source(int fd, const Cidr& prefix, uint64_t turn) {
   const int host_bits = std::min(128 - prefix.prefix_bits, 32);
   Endpoint source{prefix.address};
@@ -52,8 +67,7 @@ void bind_source(int fd, const Cidr& prefix, uint64_t turn) {
 }  // namespace
 
 struct Loop::Runner : Watched {
-  Runner(Loop& owner, Life& life, Side side, int fd)
-      : loop(owner), run(life, side, fd, owner.options_.preamble) {}
+  Runner(Loop& owner, Life& life, Side side, int fd) : loop(owner), run(life, side, fd) {}
   void on_events(uint32_t events) override {
     if (!dead) loop.drive(*this, run.on_events(events));
   }
@@ -102,6 +116,8 @@ void Loop::start_client(Life& life) {
   prepare(fd, life.plan, Side::client);
   if (options_.source && life.to.address.is_v4() == options_.source->address.is_v4()) {
     bind_source(fd, *options_.source, life.index);
+  } else if (life.to.address == *IpAddress::parse("::1")) {
+    bind_port(fd, registry_.next_port());
   }
   Runner& runner = add(life, Side::client, fd);
   if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) != 0 && errno != EINPROGRESS) {

@@ -4,38 +4,57 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <map>
+#include <random>
 #include <thread>
 
 namespace penstock::torture {
 namespace {
 
-Endpoint parse_endpoint(const std::string& text) {
-  const size_t colon = text.rfind(':');
-  const std::string wrong = "'" + text + "' is not ADDR:PORT or [ADDR]:PORT";
-  if (colon == text.npos) throw CLI::ValidationError(wrong);
-  std::string host = text.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  Endpoint endpoint;
-  const auto address = IpAddress::parse(host);
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, endpoint.port);
-  if (!address || error != std::errc{} || stop != end) throw CLI::ValidationError(wrong);
-  endpoint.address = *address;
-  return endpoint;
+Endpoint endpoint_or_throw(std::string_view text) {
+  if (const auto endpoint = parse_endpoint(text)) return *endpoint;
+  throw CLI::ValidationError("'" + std::string(text) + "' is not ADDR:PORT or [ADDR]:PORT");
 }
 
-std::vector<Endpoint> parse_endpoints(const std::vector<std::string>& texts) {
-  std::vector<Endpoint> out;
-  for (const std::string& text : texts) out.push_back(parse_endpoint(text));
-  return out;
+// "tls:127.0.0.1:443": see README.md.
+Entrance parse_entrance(std::string_view text) {
+  struct Prefix {
+    std::string_view word;
+    Manners manners;
+  };
+  constexpr Prefix kPrefixes[] = {{"tls:", {.client_hello = true}},
+                                  {"proxy:", {.proxy_header = true}},
+                                  {"proxy+tls:", {.proxy_header = true, .client_hello = true}}};
+  for (const Prefix& prefix : kPrefixes) {
+    if (!text.starts_with(prefix.word)) continue;
+    return {endpoint_or_throw(text.substr(prefix.word.size())), prefix.manners};
+  }
+  return {endpoint_or_throw(text), {}};
 }
 
 // One client address has some 28,000 ports; of 127/8, which every v4 loopback address may be reached from,
 // there are more.
-bool all_v4_is_loopback(const std::vector<Endpoint>& endpoints) {
-  return std::all_of(endpoints.begin(), endpoints.end(),
-                     [](const Endpoint& e) { return !e.address.is_v4() || e.address.bytes[12] == 127; });
+bool all_v4_is_loopback(const std::vector<Entrance>& entrances) {
+  return std::all_of(entrances.begin(), entrances.end(), [](const Entrance& e) {
+    return !e.to.address.is_v4() || e.to.address.bytes[12] == 127;
+  });
+}
+
+uint64_t draw_seed() {
+  std::random_device entropy;
+  return uint64_t{entropy()} << 32 | entropy();
+}
+
+// In a build tree it lies near; installed, in /usr/sbin.
+std::string find_penstockd() {
+  std::error_code missing;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", missing);
+  const auto built = self.parent_path() / "../../userspace/penstockd";
+  for (const auto& path : {built, std::filesystem::path("/usr/sbin/penstockd")}) {
+    if (std::filesystem::exists(path, missing)) return path.lexically_normal();
+  }
+  return "penstockd";
 }
 
 struct Texts {
@@ -51,13 +70,25 @@ uint32_t to_ms(double seconds) {
 }
 
 void settle(CLI::App& app, const Texts& texts, Options& o) {
-  o.to = parse_endpoints(texts.to);
-  o.serve = parse_endpoints(texts.serve);
+  for (const std::string& text : texts.to) o.to.push_back(parse_entrance(text));
+  for (const std::string& text : texts.serve) o.serve.push_back(endpoint_or_throw(text));
   if (texts.direct) {
-    o.to = o.serve;
+    for (const Endpoint& where : o.serve) o.to.push_back({where, {}});
     o.preamble = Preamble::none;
   }
-  if (o.to.empty()) throw CLI::ValidationError("--to or --direct is required");
+  if (o.to.empty() != o.serve.empty()) throw CLI::ValidationError("--serve goes with --to or --direct");
+  if (o.to.empty()) {
+    if (o.penstockd.empty()) o.penstockd = find_penstockd();
+  } else if (!o.penstockd.empty()) {
+    throw CLI::ValidationError("--penstockd is started where there is no --to");
+  }
+  const bool plain = std::none_of(o.to.begin(), o.to.end(), [](const Entrance& e) {
+    return e.manners.proxy_header || e.manners.client_hello;
+  });
+  if (!plain && o.preamble != Preamble::v1 && o.preamble != Preamble::v2)
+    throw CLI::ValidationError("--to tls: and proxy: go with --proxy-header v1 or v2");
+  if (!o.log.empty() && o.admin.empty()) throw CLI::ValidationError("--log goes with --admin");
+  if (app.count("--seed") == 0) o.seed = draw_seed();
 
   if (texts.source == "auto") {
     if (all_v4_is_loopback(o.to)) o.source = Cidr::parse("127.16.0.0/12");
@@ -84,6 +115,20 @@ void settle(CLI::App& app, const Texts& texts, Options& o) {
 
 }  // namespace
 
+std::optional<Endpoint> parse_endpoint(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == text.npos) return std::nullopt;
+  std::string_view host = text.substr(0, colon);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  Endpoint endpoint;
+  const auto address = IpAddress::parse(host);
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, endpoint.port);
+  if (!address || error != std::errc{} || stop != end) return std::nullopt;
+  endpoint.address = *address;
+  return endpoint;
+}
+
 Options parse_options(int argc, char** argv) {
   Options o;
   Texts texts;
@@ -98,10 +143,17 @@ Options parse_options(int argc, char** argv) {
 
   CLI::App app(
       "Proves a layer-4 proxy byte exact: clients and their server around it, every life from a seed.");
-  app.add_option("--to", texts.to,
-                 "the proxy's address, ADDR:PORT or [ADDR]:PORT; repeatable, lives alternate");
-  app.add_option("--serve", texts.serve, "where the server listens (the proxy's upstream); repeatable")
-      ->required();
+  app.add_option(
+      "--penstockd", o.penstockd,
+      "without --to: the penstockd to start on loopback (default: that of this build, or in PATH)");
+  app.add_option("--engine", o.engine, "of that penstockd: auto, sockmap, io_uring")->capture_default_str();
+  app.add_option(
+      "--to", texts.to,
+      "the proxy's address, ADDR:PORT or [ADDR]:PORT; repeatable, lives alternate. tls:ADDR:PORT: it "
+      "routes by server name; proxy: or proxy+tls: it trusts us as a proxy in front");
+  app.add_option("--serve", texts.serve, "where the server listens (the proxy's upstream); repeatable");
+  app.add_option("--admin", o.admin, "with --to a penstockd: its admin socket; its accounts are checked");
+  app.add_option("--log", o.log, "and the file that has its access log; close reasons are checked");
   app.add_flag("--direct", texts.direct, "no proxy: clients connect to --serve");
   app.add_option(
          "--proxy-header", o.preamble,
@@ -110,7 +162,7 @@ Options parse_options(int argc, char** argv) {
       ->transform(CLI::CheckedTransformer(preambles));
   app.add_option("--mix,--mode", o.recipe.mix, "what lives are like")
       ->transform(CLI::CheckedTransformer(mixes));
-  app.add_option("--seed", o.seed, "of the run")->capture_default_str();
+  app.add_option("--seed", o.seed, "of the run (default: drawn, and printed)");
   app.add_option("--lives", o.lives, "how many")->capture_default_str();
   app.add_option("--duration", texts.duration_s,
                  "seconds to start lives for, instead of --lives; of paced and never-read flows");

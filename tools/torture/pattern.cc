@@ -22,12 +22,18 @@ const Period& period() {
 
 }  // namespace
 
-Pattern::Pattern(uint64_t life_seed, Side sender)
-    : start_(Dice(life_seed + index_of(sender)).next() % kPeriodBytes) {}
+Pattern::Pattern(uint64_t life_seed, Side sender, std::string_view opening)
+    : start_(Dice(life_seed + index_of(sender)).next() % kPeriodBytes), opening_(opening) {}
 
-int Pattern::gather(uint64_t offset, size_t length, iovec (&out)[kIovMax]) const {
-  size_t at = (start_ + offset) % kPeriodBytes;
+int Pattern::gather(uint64_t offset, size_t length, iovec* out) const {
   int count = 0;
+  if (offset < opening_.size()) {
+    const std::string_view piece = opening_.substr(offset, length);
+    out[count++] = {const_cast<char*>(piece.data()), piece.size()};
+    offset += piece.size();
+    length -= piece.size();
+  }
+  size_t at = (start_ + offset) % kPeriodBytes;
   while (length > 0) {
     const size_t piece = std::min(length, kPeriodBytes - at);
     out[count++] = {const_cast<uint8_t*>(period().data() + at), piece};
@@ -39,6 +45,14 @@ int Pattern::gather(uint64_t offset, size_t length, iovec (&out)[kIovMax]) const
 
 size_t Pattern::count_right(uint64_t offset, std::span<const uint8_t> bytes) const {
   size_t right = 0;
+  if (offset < opening_.size()) {
+    const std::string_view want = opening_.substr(offset, bytes.size());
+    right = static_cast<size_t>(std::mismatch(want.begin(), want.end(), bytes.begin(),
+                                              [](char a, uint8_t b) { return static_cast<uint8_t>(a) == b; })
+                                    .first -
+                                want.begin());
+    if (right < want.size()) return right;
+  }
   while (right < bytes.size()) {
     const size_t at = (start_ + offset + right) % kPeriodBytes;
     const size_t piece = std::min(bytes.size() - right, kPeriodBytes - at);

@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 
+#include "dice.h"
 #include "life.h"
 
 namespace penstock::torture {
@@ -16,12 +18,13 @@ namespace penstock::torture {
 class Pattern {
  public:
   static constexpr size_t kPeriodBytes = 65'521;
-  static constexpr size_t kIovMax = 18;  // for 1 MiB
+  static constexpr size_t kIovMax = 19;  // for 1 MiB
 
-  Pattern(uint64_t life_seed, Side sender);
-  // Describes bytes [offset, offset + length) and returns how many entries it took. REQUIRES: length <= 1
-  // MiB.
-  int gather(uint64_t offset, size_t length, iovec (&out)[kIovMax]) const;
+  // `opening` stands at the stream's beginning instead; must outlive this.
+  Pattern(uint64_t life_seed, Side sender, std::string_view opening = {});
+  // Describes bytes [offset, offset + length) and returns how many entries of `out` it took, at most kIovMax.
+  // REQUIRES: length <= 1 MiB.
+  int gather(uint64_t offset, size_t length, iovec* out) const;
   // How many of `bytes` are what stands at `offset`; bytes.size() if all.
   size_t count_right(uint64_t offset, std::span<const uint8_t> bytes) const;
   // Where in the stream wrong bytes come from, relative to where they were expected: +4096 means 4096 were
@@ -31,6 +34,7 @@ class Pattern {
 
  private:
   size_t start_;
+  std::string_view opening_;
 };
 
 }  // namespace penstock::torture

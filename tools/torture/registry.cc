@@ -17,7 +17,8 @@ bool half_closes(const LifePlan& plan) {
 
 }  // namespace
 
-Registry::Registry(const Options& options, Tally& tally) : options_(options), tally_(tally) {
+Registry::Registry(const Options& options, Tally& tally, Ledger* ledger)
+    : options_(options), tally_(tally), ledger_(ledger) {
   if (options.only_life) next_ = *options.only_life;
 }
 
@@ -32,6 +33,11 @@ bool Registry::may_begin() {
 }
 
 Life* Registry::add(std::unique_ptr<Life> life) {
+  life->destination = life->plan.proxied ? life->plan.proxied->destination : life->to;
+  if (options_.preamble == Preamble::id) {
+    life->plan.end(Side::client)
+        .header.append(reinterpret_cast<const char*>(&life->plan.seed), sizeof life->plan.seed);
+  }
   life->began_us = now_us();
   life->last_progress_ms = life->began_us / 1000;
   Life* bare = life.get();
@@ -49,10 +55,11 @@ Life* Registry::begin() {
   auto life = std::make_unique<Life>();
   life->counted = true;
   life->index = index;
-  life->plan = plan_life(options_.seed, index, options_.recipe);
-  life->to = options_.to[index % options_.to.size()];
+  const Entrance& entrance = options_.to[index % options_.to.size()];
+  life->plan = plan_life(options_.seed, index, options_.recipe, entrance.manners);
+  life->to = entrance.to;
   life->traced = options_.only_life.has_value();
-  if (life->traced) fmt::print(stderr, "life {}: {}\n", index, describe(life->plan));
+  if (life->traced) fmt::print(stderr, "life {} to {}: {}\n", index, life->to.text(), describe(life->plan));
   return add(std::move(life));
 }
 
@@ -61,8 +68,9 @@ Life* Registry::begin_probe() {
   if (!options_.probe_client || (stopped_ && active_ == 0) || now_ms() < due_ms) return nullptr;
   auto life = std::make_unique<Life>();
   life->index = next_probe_.fetch_add(1);
-  life->plan = plan_probe(options_.seed, life->index);
-  life->to = options_.to[life->index % options_.to.size()];
+  const Entrance& entrance = options_.to[life->index % options_.to.size()];
+  life->plan = plan_probe(options_.seed, life->index, entrance.manners);
+  life->to = entrance.to;
   life->probe = true;
   return add(std::move(life));
 }
@@ -73,10 +81,12 @@ bool Registry::finished() const {
   return lives_.empty();
 }
 
-void Registry::known_as(Life& life, const Endpoint& client) {
+void Registry::known_as(Life& life, const Endpoint& peer) {
+  if (ledger_ != nullptr) ledger_->begin(peer);
   std::lock_guard lock(mutex_);
-  life.client = client;
-  by_client_[client] = &life;
+  life.peer = peer;
+  life.client = life.plan.proxied ? life.plan.proxied->client : peer;
+  by_client_[life.client] = &life;
 }
 
 Registry::Claim Registry::claim_locked(Life* found, Life** life) {
@@ -158,6 +168,13 @@ void Registry::conclude(Life& life) {
     tally_.upstream_never_dialled.fetch_add(1);
     departed_.insert(life.client);
     departed_ids_.insert(life.plan.seed);
+  }
+  if (client.arrived) tally_.connected.fetch_add(1);
+  tally_.sent_bytes.fetch_add(client.sent + server.sent);
+  if (ledger_ != nullptr && client.arrived) {
+    LedgerEntry entry = entry_of(life.index, life.plan, client, server);
+    entry.judged = verdict.failure == Failure::none && !life.plan.starved;
+    ledger_->expect(life.peer, std::move(entry));
   }
   if (life.claimed || !client.reset_sent) tally_.last_end_ms = now_ms();
   uncount(life);

@@ -5,12 +5,13 @@
 #include <array>
 #include <atomic>
 #include <deque>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
 
+#include "ledger.h"
 #include "tally.h"
 
 namespace penstock::torture {
@@ -18,7 +19,9 @@ namespace penstock::torture {
 struct Life {
   uint64_t index = 0;
   LifePlan plan;
-  Endpoint to;  // where the client connects: the destination the PROXY header must name
+  Endpoint to;  // where the client connects
+  Endpoint
+      destination;  // that the proxy must name to the server: `to`, or what the client's PROXY header says
   bool probe = false, traced = false;
   int64_t began_us = 0;
 
@@ -28,7 +31,7 @@ struct Life {
 
  private:
   friend class Registry;
-  Endpoint client;
+  Endpoint client, peer;  // as the server learns it; its socket's own
   std::array<EndReport, 2> reports;
   bool client_done = false, claimed = false, server_done = false;
   bool counted = false;  // among those that --concurrency bounds
@@ -37,7 +40,8 @@ struct Life {
 
 class Registry {
  public:
-  Registry(const Options& options, Tally& tally);
+  // `ledger`: null where the proxy's log is not read.
+  Registry(const Options& options, Tally& tally, Ledger* ledger);
 
   Life* begin();          // the next life, or none for now
   Life* begin_probe();    // none before its time
@@ -45,7 +49,8 @@ class Registry {
   void stop_beginning() { stopped_ = true; }
   uint64_t active() const { return active_; }
 
-  void known_as(Life& life, const Endpoint& client);
+  void known_as(Life& life, const Endpoint& peer);  // the client socket's own address
+  uint64_t next_port() { return ports_.fetch_add(1); }
   enum class Claim { yours, unknown, taken, departed };
   Claim claim(const Endpoint& client, Life** life);
   Claim claim(uint64_t id, Life** life);
@@ -71,16 +76,17 @@ class Registry {
 
   const Options& options_;
   Tally& tally_;
+  Ledger* const ledger_;
   const int64_t began_ms_ = now_ms();
-  std::atomic<uint64_t> next_ = 0, active_ = 0, next_probe_ = 0;
+  std::atomic<uint64_t> next_ = 0, active_ = 0, next_probe_ = 0, ports_ = 0;
   std::atomic<bool> stopped_ = false;
   mutable std::mutex mutex_;
-  std::map<Life*, std::unique_ptr<Life>> lives_;
-  std::map<Endpoint, Life*> by_client_;
-  std::map<uint64_t, Life*> by_id_;
+  std::unordered_map<Life*, std::unique_ptr<Life>> lives_;
+  std::unordered_map<Endpoint, Life*, EndpointHash> by_client_;
+  std::unordered_map<uint64_t, Life*> by_id_;
   std::deque<Parked> parked_;
-  std::set<Endpoint> departed_;
-  std::set<uint64_t> departed_ids_;
+  std::unordered_set<Endpoint, EndpointHash> departed_;
+  std::unordered_set<uint64_t> departed_ids_;
 };
 
 }  // namespace penstock::torture

@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 namespace penstock::torture {
 namespace {
@@ -60,7 +59,7 @@ void settle(Tally& tally) {
   for (uint64_t left = tally.headerless; left > explained; --left) tally.add_failure(Failure::headerless);
 }
 
-void print_summary(const Options& o, const Tally& t, int64_t began_ms) {
+void print_summary(const Options& o, const Tally& t, int64_t began_ms, const nlohmann::ordered_json* audit) {
   const double wall_s = static_cast<double>(std::max<int64_t>(1, t.last_end_ms - began_ms)) / 1000;
   nlohmann::json failures = nlohmann::json::object();
   for (size_t f = 1; f < kFailures; ++f) {
@@ -90,6 +89,7 @@ void print_summary(const Options& o, const Tally& t, int64_t began_ms) {
     summary["probes_bad"] = t.probes_bad.load();
     summary["probe_worst_ms"] = static_cast<double>(t.probe_worst_us) / 1000;
   }
+  if (audit != nullptr) summary.update(*audit);
   if (o.json) {
     fmt::print("{}\n", summary.dump(2));
     return;

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
@@ -17,6 +18,7 @@ int64_t now_us();
 
 struct Tally {
   std::atomic<uint64_t> done = 0, bytes_up = 0, bytes_down = 0;
+  std::atomic<uint64_t> connected = 0, sent_bytes = 0;  // by both ends, read or not
   std::atomic<uint64_t> reset_by_client = 0, reset_by_server = 0, half_closed = 0;
   std::atomic<uint64_t> upstream_never_dialled = 0;  // the client's RST came first
   std::atomic<uint64_t> headerless = 0;              // each must be explained by one of those
@@ -51,6 +53,8 @@ class Progress {
 
 // At the end of a run: turns what is still unexplained into failures.
 void settle(Tally& tally);
-void print_summary(const Options& options, const Tally& tally, int64_t began_ms);
+// `audit`: what to add, or null.
+void print_summary(const Options& options, const Tally& tally, int64_t began_ms,
+                   const nlohmann::ordered_json* audit);
 
 }  // namespace penstock::torture

@@ -57,9 +57,9 @@ Failure sort_out(const LifePlan& plan, const EndReport& client, const EndReport&
 
 std::string_view name_of(Failure f) {
   constexpr std::string_view kNames[kFailures] = {
-      "none",           "corrupt",       "surplus",  "truncated",      "rst_became_fin",
-      "rst_not_passed", "unasked_rst",   "hang",     "connect_failed", "never_arrived",
-      "wrong_header",   "dialled_twice", "stranger", "headerless"};
+      "none",        "corrupt",    "surplus",        "truncated",     "rst_became_fin", "rst_not_passed",
+      "unasked_rst", "hang",       "connect_failed", "never_arrived", "wrong_header",   "dialled_twice",
+      "stranger",    "headerless", "wrong_reason",   "wrong_account", "unlogged"};
   return kNames[static_cast<size_t>(f)];
 }
 

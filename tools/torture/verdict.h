@@ -38,8 +38,11 @@ enum class Failure : uint8_t {
   dialled_twice,  // a second upstream connection for the same client
   stranger,       // an upstream connection that names no client of ours
   headerless,  // an upstream connection that ended before saying whose it is, and no client's RST explains it
+  wrong_reason,   // the proxy's log gives another close reason than the two ends' doings
+  wrong_account,  // the proxy counted other bytes or flows than the two ends
+  unlogged,       // the proxy's log has no line of it
 };
-inline constexpr size_t kFailures = 14;
+inline constexpr size_t kFailures = 17;
 std::string_view name_of(Failure f);  // the enumerator
 
 struct Verdict {
