@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "base/log.h"
@@ -51,18 +52,20 @@ void Worker::release(Flow& f) {
   FlowRecord& r = *f.record;
   CloseReason reason = static_cast<CloseReason>(r.reason);
   penstock_totals& t = *shared_.statistics.totals;
-  uint64_t spliced = 0, relayed = 0;
-  for (Direction d : {kUp, kDown}) {
-    if (r.known) spliced += shared_.sockmap->direction(socket_index(f, d)).redirected;
-    relayed += r.direction[d].relayed_out_bytes;
-  }
-  if (f.plan->config().daemon.log_access && (!is_refusal(reason) || refusals_.allow(now_ns_)))
-    log_access(f, reason);
-
   if (r.known)
     shared_.sockmap->leave(f.slot, r.cookie, f.shown);
   else if (f.shown)
     shared_.sockmap->hide(r.cookie[kClient]);
+  // From now on no verdict adds to it: log and totals are to agree.
+  std::array<uint64_t, 2> spliced{};
+  uint64_t relayed = 0;
+  for (Direction d : {kUp, kDown}) {
+    if (r.known) spliced[d] = shared_.sockmap->direction(socket_index(f, d)).redirected;
+    relayed += r.direction[d].relayed_out_bytes;
+  }
+  if (f.plan->config().daemon.log_access && (!is_refusal(reason) || refusals_.allow(now_ns_)))
+    log_access(f, reason, spliced);
+
   const bool fin = ends_with_fin(f, reason);
   for (Side s : {kClient, kUpstream})
     if (r.fd[s] >= 0) let_go(std::exchange(r.fd[s], -1), fin);
@@ -76,9 +79,9 @@ void Worker::release(Flow& f) {
 
   {
     Update update(shared_.statistics);
-    count(t.spliced_bytes, spliced);
+    count(t.spliced_bytes, spliced[kUp] + spliced[kDown]);
     count(t.relayed_bytes, relayed);
-    if (relayed == 0 && spliced > 0) count(t.spliced_flows);
+    if (relayed == 0 && spliced[kUp] + spliced[kDown] > 0) count(t.spliced_flows);
     count(shared_.statistics.closed(reason));
     uncount(t.active);
     count(shared_.statistics.listeners[r.listener].closed);
@@ -93,7 +96,7 @@ void Worker::release(Flow& f) {
   shared_.free_slots.push_back(f.slot);
 }
 
-void Worker::log_access(const Flow& f, CloseReason reason) {
+void Worker::log_access(const Flow& f, CloseReason reason, const std::array<uint64_t, 2>& spliced_bytes) {
   const FlowRecord& r = *f.record;
   std::string line = fmt::format("flow cookie={} client={} listener={}", r.cookie[kClient], r.client.text(),
                                  f.plan->listener(r.listener).name);
@@ -105,11 +108,11 @@ void Worker::log_access(const Flow& f, CloseReason reason) {
   bool only_looked = r.local;
   for (Direction d : {kUp, kDown}) {
     const DirectionRecord& dr = r.direction[d];
-    uint64_t spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
-    if (d == kUp && spliced + dr.relayed_out_bytes > 0) only_looked = false;
-    line += fmt::format(" {}={} {}_relayed={} {}_lanes={}", d == kUp ? "up" : "down",
-                        spliced + dr.relayed_out_bytes, d == kUp ? "up" : "down", dr.relayed_out_bytes,
-                        d == kUp ? "up" : "down", dr.lane_changes);
+    const uint64_t bytes = spliced_bytes[d] + dr.relayed_out_bytes;
+    if (d == kUp && bytes > 0) only_looked = false;
+    line += fmt::format(" {}={} {}_relayed={} {}_lanes={}", d == kUp ? "up" : "down", bytes,
+                        d == kUp ? "up" : "down", dr.relayed_out_bytes, d == kUp ? "up" : "down",
+                        dr.lane_changes);
   }
   line += fmt::format(" ms={} reason={}", (now_ns_ - r.accepted_ns) / 1'000'000, text(reason));
   log::write(access_level(reason, only_looked), line);

@@ -292,7 +292,7 @@ class Worker {
   // close.cc
   void begin_close(Flow& f, CloseReason reason);
   void release(Flow& f);
-  void log_access(const Flow& f, CloseReason reason);
+  void log_access(const Flow& f, CloseReason reason, const std::array<uint64_t, 2>& spliced_bytes);
   void evict_if_over_limit();
 
   Lane lane(const Flow& f, Direction d) const {
