@@ -85,7 +85,7 @@ OwnDaemon::OwnDaemon(Options& o) {
       fmt::format(
           "[daemon]\nengine = \"{}\"\n[admin]\nsocket = \"{}\"\nhttp = \"\"\n"
           "[bpf]\npin = \"/sys/fs/bpf/penstock-torture-{}\"\nmax_flows = {}\n"
-          "[timeouts]\nclient_hello = \"1m\"\nproxy_header = \"1m\"\n"
+          "[timeouts]\nclient_hello = \"1m\"\nproxy_header = \"1m\"\nconnect = \"1m\"\n"
           "[upstream.server]\nservers = [{}]\nproxy_protocol = \"v2\"\n"
           "[upstream.server6]\nservers = [\"{}\"]\nproxy_protocol = \"v2\"\n"
           "[upstream.nobody]\nservers = [\"127.0.0.1:1\"]\n",

@@ -288,6 +288,11 @@ void begin_with_hello(Dice& dice, LifePlan& plan, std::string hello) {
     if (gate.until != kUntilFin) gate.until += bytes;
   }
   for (Pause& pause : server.read_pauses) pause.at += bytes;
+  if (!dice.chance(2)) {  // a stream of few bytes has small writes: too many for a hello
+    const auto least = static_cast<uint32_t>(bytes / kWritesUsual);
+    client.write_bytes_min = std::max(client.write_bytes_min, least);
+    client.write_bytes_max = std::max(client.write_bytes_max, least);
+  }
   for (const Pause& cut : draw_cuts(dice, bytes)) insert_pause(client.send_pauses, cut);
 }
 
@@ -335,8 +340,8 @@ void draw_rudeness(Dice& dice, LifePlan& plan, uint32_t stall_ms_max) {
     EndPlan& end = plan.end(side);
     const uint64_t peer_bytes = plan.end(other(side)).send_bytes;
     end.no_delay = dice.chance(90);
-    if (dice.chance(10)) {
-      for (uint64_t left = dice.between(1, 5); left > 0; --left) {
+    if (dice.chance(40)) {
+      for (uint64_t left = dice.log_uniform(1, 5); left > 0; --left) {
         insert_pause(end.send_pauses,
                      {dice.between(0, end.send_bytes), static_cast<uint32_t>(dice.between(1, 10))});
       }
