@@ -230,10 +230,21 @@ bool EndRun::read_some() {
 }
 
 void EndRun::check(std::span<const uint8_t> bytes) {
+  const uint64_t promised = life_.plan.end(other(side_)).send_bytes;
+  const uint64_t beyond =
+      report_.received + bytes.size() - std::min(promised, report_.received + bytes.size());
+  if (beyond > 0) {  // no byte of the stream stands there
+    bytes = bytes.first(bytes.size() - beyond);
+    report_.remark = fmt::format("{} bytes beyond the end", beyond);
+    over_ = true;
+  }
   const size_t right = peers_.count_right(report_.received, bytes);
   report_.received += right;
   untold_ += right;
-  if (right == bytes.size()) return;
+  if (right == bytes.size()) {
+    report_.received += beyond;
+    return;
+  }
   report_.wrong_at = report_.received;
   const auto moved = peers_.displacement(report_.received, bytes.subspan(right));
   report_.remark = !moved       ? "bytes from nowhere"

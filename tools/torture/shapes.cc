@@ -10,7 +10,7 @@ constexpr uint64_t kKiB = 1 << 10;
 constexpr uint64_t kMiB = 1 << 20, kGiB = 1 << 30;
 constexpr uint64_t kLarge = 64 * kMiB;
 // Of one end, about: 64 MiB are not written byte by byte, and few of the many small lives are.
-constexpr uint64_t kWritesUsual = 30, kWritesMax = 4000;
+constexpr uint64_t kWritesUsual = 12, kWritesMax = 4000;
 
 // 99 % up to 64 KiB (some of them empty), 0.9 % up to 16 MiB, 0.1 % up to 64 MiB, one of 100,000 1 GiB.
 uint64_t draw_bytes(Dice& dice, uint64_t bytes_max) {
@@ -61,8 +61,10 @@ void make_ping_pong(Dice& dice, LifePlan& plan, uint64_t rounds_max, uint64_t me
   draw_fin_order(dice, plan);
 }
 
-// Full speed, then quiet: what pushes a direction out of its lane and lets it come back.
+// Full speed, then quiet: what pushes a direction out of its lane and lets it come back (penstockd: from the
+// relay after half a second).
 void make_bursts(Dice& dice, LifePlan& plan, Side side, uint64_t bytes_max) {
+  constexpr uint64_t kQuietMs = 1000;
   EndPlan& end = plan.end(side);
   EndPlan& reader = plan.end(other(side));
   const bool stalls = dice.chance(50);
@@ -70,7 +72,7 @@ void make_bursts(Dice& dice, LifePlan& plan, Side side, uint64_t bytes_max) {
     const uint64_t bytes = dice.log_uniform(256 * kKiB, 4 * kMiB);
     if (end.send_bytes + bytes > bytes_max) break;
     if (end.send_bytes > 0) {
-      end.send_pauses.push_back({end.send_bytes, static_cast<uint32_t>(dice.between(30, 200))});
+      end.send_pauses.push_back({end.send_bytes, static_cast<uint32_t>(dice.log_uniform(30, kQuietMs))});
     }
     if (stalls) {
       reader.read_pauses.push_back(

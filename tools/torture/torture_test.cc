@@ -3,6 +3,8 @@
 // way a stream can be spoilt has its word. faulty_relay_test.cc shows the same over real sockets.
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
 #include <vector>
 
 #include "pattern.h"
@@ -49,7 +51,7 @@ std::array<OnPaper, 2> play(const LifePlan& plan) {
 TEST(Plan, EveryLifeEndsWithBothFins) {
   for (Mix mix : {Mix::mixed, Mix::brief, Mix::bulk, Mix::pingpong, Mix::mail}) {
     for (uint64_t i = 0; i < kPlans; ++i) {
-      const LifePlan plan = plan_life(7, i, {mix});
+      const LifePlan plan = plan_life(7, i, {mix}, {.proxy_header = i % 2 == 0, .client_hello = i % 3 == 0});
       const auto ends = play(plan);
       for (Side side : {Side::client, Side::server}) {
         ASSERT_EQ(ends[index_of(side)].sent, plan.end(side).send_bytes) << i << " " << describe(plan);
@@ -73,6 +75,104 @@ TEST(Plan, KeepsToTheLargestSize) {
     if (plan.shape == "ping_pong" || plan.shape == "mail") continue;  // small by nature
     for (const EndPlan& end : plan.ends) ASSERT_LE(end.send_bytes, recipe.bytes_max) << describe(plan);
   }
+}
+
+TEST(Plan, SizesAreAsPromised) {
+  uint64_t small = 0, medium = 0, large = 0, giant = 0, all = 0;
+  for (uint64_t i = 0; i < 400'000; ++i) {
+    const LifePlan plan = plan_life(11, i, {});
+    if (plan.shape == "bursts") continue;
+    for (const EndPlan& end : plan.ends) {
+      ++all;
+      const uint64_t bytes = end.send_bytes;
+      ++(bytes <= 256 << 10 ? small : bytes <= 16 << 20 ? medium : bytes <= 64 << 20 ? large : giant);
+    }
+    ASSERT_LE(std::min(plan.ends[0].send_bytes, plan.ends[1].send_bytes), 64u << 20);
+  }
+  EXPECT_GT(small, all * 985 / 1000);
+  EXPECT_GT(medium, all * 2 / 1000);
+  EXPECT_GT(large, all * 5 / 10'000);
+  EXPECT_GE(giant, 1u);
+  EXPECT_LE(giant, 12u);
+}
+
+TEST(Plan, RstComesAtEveryMoment) {
+  std::map<Reset::When, std::array<uint64_t, 2>> seen;
+  uint64_t in_hello = 0, before_the_first_byte = 0;
+  for (uint64_t i = 0; i < 20'000; ++i) {
+    const LifePlan plan = plan_life(3, i, {}, {.proxy_header = true, .client_hello = true});
+    for (Side side : {Side::client, Side::server}) {
+      const EndPlan& end = plan.end(side);
+      if (!end.reset) continue;
+      ++seen[end.reset->when][index_of(side)];
+      in_hello +=
+          end.reset->when == Reset::When::sent && end.reset->at > 0 && end.reset->at < end.opening.size();
+      before_the_first_byte += end.reset->when == Reset::When::header && end.reset->at == 0;
+    }
+  }
+  EXPECT_EQ(seen.size(), 5u);
+  for (const auto& [when, by_side] : seen) {
+    EXPECT_GT(by_side[0], 0u);
+    EXPECT_EQ(by_side[1] > 0, when != Reset::When::header);
+  }
+  EXPECT_GT(in_hello, 0u);
+  EXPECT_GT(before_the_first_byte, 0u);
+}
+
+TEST(Opening, ProxyHeadersAreReadAsTheyWereMeant) {
+  Dice dice(5);
+  for (uint64_t i = 0; i < kPlans; ++i) {
+    const Proxied addresses = draw_proxied(dice, i);
+    const std::string bytes = make_proxy_header(dice, addresses);
+    const ProxyHeader read =
+        read_proxy_header(bytes[0] == 'P' ? Preamble::v1 : Preamble::v2, bytes + "stream");
+    ASSERT_EQ(read.state, ProxyHeader::State::complete) << bytes;
+    EXPECT_EQ(read.header_bytes, bytes.size());
+    EXPECT_EQ(read.client, addresses.client);
+    EXPECT_EQ(read.destination, addresses.destination);
+  }
+}
+
+TEST(Opening, NoTwoLivesAreOfOneClient) {
+  Dice dice(5);
+  std::set<Endpoint> clients;
+  for (uint64_t i = 0; i < 100'000; ++i)
+    EXPECT_TRUE(clients.insert(draw_proxied(dice, i).client).second) << i;
+}
+
+// RFC 8446 4.1.2 and 5.1, by hand.
+TEST(Opening, HelloIsWhole) {
+  Dice dice(6);
+  for (uint64_t i = 0; i < kPlans; ++i) {
+    const std::string hello = make_client_hello(dice);
+    std::string message;
+    for (size_t at = 0; at < hello.size();) {
+      ASSERT_EQ(hello.substr(at, 3), "\x16\x03\x01");
+      const size_t bytes = static_cast<uint8_t>(hello[at + 3]) << 8 | static_cast<uint8_t>(hello[at + 4]);
+      ASSERT_GT(bytes, 0u);
+      ASSERT_LE(at + 5 + bytes, hello.size());
+      message += hello.substr(at + 5, bytes);
+      at += 5 + bytes;
+    }
+    ASSERT_EQ(message[0], 1);
+    const size_t bytes = static_cast<uint8_t>(message[2]) << 8 | static_cast<uint8_t>(message[3]);
+    EXPECT_EQ(message.size(), 4 + bytes);
+    EXPECT_NE(message.find("." + std::string(kServerDomain)), message.npos);
+  }
+}
+
+TEST(Pattern, BeginsWithTheOpening) {
+  const Pattern pattern(99, Side::client, "hello");
+  iovec pieces[Pattern::kIovMax];
+  std::string bytes;
+  for (int i = 0, n = pattern.gather(2, 100, pieces); i < n; ++i)
+    bytes.append(static_cast<const char*>(pieces[i].iov_base), pieces[i].iov_len);
+  EXPECT_EQ(bytes.substr(0, 3), "llo");
+  const std::span<const uint8_t> span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  EXPECT_EQ(pattern.count_right(2, span), 100u);
+  EXPECT_EQ(pattern.count_right(1, span), 0u);
+  bytes[2] = 'x';
+  EXPECT_EQ(pattern.count_right(2, span), 2u);
 }
 
 TEST(Pattern, GatheredBytesAreRightWhereTheyStandAndNowhereElse) {
