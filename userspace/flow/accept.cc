@@ -232,9 +232,7 @@ void Worker::begin_flow(const Arrival& a) {
        used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
   }
   FlowRecord& r = (*shared_.table)[slot];
-  uint32_t generation = r.generation + 1;
-  new (&r) FlowRecord;  // a free record belongs to whoever took its slot
-  r.generation = generation;
+  r.take();
   r.fd[kClient] = a.fd;
   r.cookie[kClient] = cookie_of(a.fd);
   r.thread = index_;

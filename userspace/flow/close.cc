@@ -139,14 +139,15 @@ void Worker::evict_if_over_limit() {
   std::vector<Holder> holders;
   for (uint32_t slot = 0; slot < shared_.slots_used; slot++) {
     FlowRecord& r = (*shared_.table)[slot];
-    if (r.phase != Phase::open) continue;
+    const uint32_t generation = r.generation.load(std::memory_order_acquire);
+    if (r.phase.load(std::memory_order_acquire) != Phase::open) continue;
     uint64_t bytes = 0;
     for (Direction d : {kUp, kDown}) {
       if (r.known) bytes += shared_.sockmap->direction(2 * slot + d).charged;
       if (r.direction[d].pipe_in >= 0) bytes += r.direction[d].pipe_capacity_bytes;
     }
-    uint32_t thread = r.thread;
-    if (bytes && thread < shared_.workers.size()) holders.push_back({bytes, slot, r.generation, thread});
+    const uint32_t thread = r.thread;
+    if (bytes && r.still(generation)) holders.push_back({bytes, slot, generation, thread});
   }
   std::sort(holders.begin(), holders.end(),
             [](const Holder& x, const Holder& y) { return x.bytes > y.bytes; });

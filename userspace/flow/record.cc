@@ -28,6 +28,20 @@ std::string_view FlowRecord::unique_id() const {
   return {};
 }
 
+// The generation before anything else: whoever has seen a word of the new record sees that too (still()).
+void FlowRecord::take() {
+  FlowRecord fresh;
+  fresh.generation = generation + 1;
+  generation = fresh.generation;
+  std::atomic_thread_fence(std::memory_order_release);
+  *this = fresh;
+}
+
+bool FlowRecord::still(uint32_t of_generation) const {
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return generation == of_generation;
+}
+
 Result<FlowTable> FlowTable::create(uint32_t flows_max) {
   FlowTable t;
   size_t bytes = sizeof(FlowRecord) * flows_max;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow/record.h: everything a later worker needs to go on with a flow, in shared memory: fixed size, no
 // pointers, written before the step it describes. What is not here (armed operations, timers, the run queue)
-// can be derived. A record has one writer, its thread; others (the admin socket) read it and may see it
-// change under their eyes.
+// can be derived. A record has one writer, its thread. Of another's only what is Observed may be read:
+//   generation (acquire), phase (acquire; `free`: there is nothing to read), the rest, still(generation)
+// tests/unit/record_test.cc.
 #pragma once
 #include <array>
 #include <atomic>
@@ -20,16 +21,38 @@ namespace penstock::flow {
 
 inline constexpr size_t kOwnIdTlvBytes =
     3 + proxy_protocol::kOwnUniqueIdBytes;    // kept free of a proxy's TLVs: prime.cc
-inline constexpr uint32_t kRecordLayout = 3;  // counts up with any change below
+inline constexpr uint32_t kRecordLayout = 4;  // counts up with any change below
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
 
+// A word that others may read at any moment: each access is one load or one store, by itself in no order with
+// others. It can be copied, so that a record can be assigned as a whole.
+template <typename T>
+class Observed {
+ public:
+  constexpr Observed(T value = {}) : value_(value) {}
+  Observed(const Observed& other) : value_(other.load()) {}
+  Observed& operator=(const Observed& other) { return *this = other.load(); }
+  Observed& operator=(T value) {
+    store(value);
+    return *this;
+  }
+  operator T() const { return load(); }
+  T load(std::memory_order order = std::memory_order_relaxed) const { return value_.load(order); }
+  void store(T value, std::memory_order order = std::memory_order_relaxed) { value_.store(value, order); }
+
+ private:
+  static_assert(std::atomic<T>::is_always_lock_free);
+  std::atomic<T> value_;
+};
+
 struct DirectionRecord {
-  std::atomic<Lane> lane{Lane::none};
+  Observed<Lane> lane = Lane::none;
   uint32_t lane_changes = 0;
-  int32_t pipe_in = -1, pipe_out = -1;  // descriptors; -1: no pipe. What is in it: FIONREAD
-  uint32_t pipe_capacity_bytes = 0;
+  Observed<int32_t> pipe_in = -1;  // a descriptor, as pipe_out; -1: no pipe. What is in it: FIONREAD
+  int32_t pipe_out = -1;
+  Observed<uint32_t> pipe_capacity_bytes = 0;
   uint32_t fin_received = 0;       // the source said FIN; passed on when lane is shut
   uint64_t header_bytes = 0;       // PROXY header we sent to the target ourselves
   uint64_t discarded_bytes = 0;    // PROXY header of the source that was read off
@@ -39,13 +62,12 @@ struct DirectionRecord {
 };
 
 struct FlowRecord {
-  std::atomic<Phase> phase{Phase::free};
-  std::atomic<uint32_t> generation{0};  // counts up each time the slot is taken
+  Observed<Phase> phase = Phase::free;  // advance() stores it (release) after what it speaks of
+  Observed<uint32_t> generation = 0;    // counts up each time the slot is taken
   int32_t fd[2] = {-1, -1};             // by Side
   uint64_t cookie[2] = {0, 0};
-  std::atomic<uint32_t> thread{
-      UINT32_MAX};  // nobody's until it is set: others look at it while the slot changes hands
-  uint32_t listener = 0, upstream = 0;  // slots in the statistics; upstream UINT32_MAX: not routed yet
+  Observed<uint32_t> thread = UINT32_MAX;  // nobody's until it is set, before the phase
+  uint32_t listener = 0, upstream = 0;     // slots in the statistics; upstream UINT32_MAX: not routed yet
   int32_t route = -1;
   Endpoint client, destination;  // as accepted, or as the PROXY header of `proxy` says
   Endpoint proxy;                // the trusted proxy in front, as accepted; port 0: none, or no header yet
@@ -54,7 +76,7 @@ struct FlowRecord {
   uint64_t accepted_ns = 0, opened_ns = 0, deadline_ns = 0;
   uint32_t header_sent_bytes = 0, header_size = 0;
   uint32_t reason = 0;            // CloseReason, valid in Phase::closing
-  uint32_t known = 0;             // the programs know the cookies: forget them at the end
+  Observed<uint32_t> known = 0;   // the programs know the cookies: forget them at the end
   uint32_t joined = 0;            // bit s: socket s is in `targets`
   uint32_t upstream_counted = 0;  // in the upstream's `active`
   uint32_t local = 0;             // `proxy` says that the connection is its own
@@ -67,12 +89,16 @@ struct FlowRecord {
   std::string_view alpn() const { return {alpn_bytes.data(), alpn_size}; }
   // What goes into the header we send as it is: TLVs of `proxy`, a UNIQUE_ID made here.
   uint16_t tlvs_size = 0;
-  std::array<uint8_t, proxy_protocol::kPassedOnBytesMax> tlvs_bytes;
+  std::array<uint8_t, proxy_protocol::kPassedOnBytesMax> tlvs_bytes{};
   std::span<const uint8_t> tlvs() const { return std::span(tlvs_bytes).first(tlvs_size); }
   void add_tlv(std::span<const uint8_t> tlv);  // REQUIRES: it fits
   std::string_view unique_id() const;          // the first UNIQUE_ID among them; empty: none
+
+  // All as at the start, of the next generation. REQUIRES: phase `free`, and the slot is the caller's.
+  void take();
+  // After what was read of another's record: all of it was of this generation.
+  bool still(uint32_t of_generation) const;
 };
-static_assert(std::atomic<Lane>::is_always_lock_free && std::atomic<Phase>::is_always_lock_free);
 
 // The records of all threads: a memfd, so that whoever holds the descriptor can map the same flows.
 class FlowTable {

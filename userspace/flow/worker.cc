@@ -124,9 +124,8 @@ void Worker::kill(uint32_t slot, uint32_t generation, CloseReason reason) {
 void Worker::for_each_flow(const std::function<void(Flow&)>& visit) {
   uint32_t end = shared_.slots_used;
   for (uint32_t slot = 0; slot < end; slot++) {
-    FlowRecord& r = (*shared_.table)[slot];
-    Phase p = r.phase.load(std::memory_order_acquire);
-    if (p != Phase::free && p != Phase::closing && r.thread == index_) visit(shared_.flows[slot]);
+    const FlowRecord& r = (*shared_.table)[slot];
+    if (owns(r) && r.phase != Phase::closing) visit(shared_.flows[slot]);
   }
 }
 
@@ -181,12 +180,16 @@ void Worker::leave_plan(const Plan* plan) {
   if (--used->flows == 0) plans_.erase(used);
 }
 
+// The phase first: of another thread's flow it shows that thread as well. What is ours stays ours as
+// long as we look.
+bool Worker::owns(const FlowRecord& r) const {
+  return r.phase.load(std::memory_order_acquire) != Phase::free && r.thread == index_;
+}
+
 Flow* Worker::find(uint32_t slot, uint32_t generation) {
   if (slot >= shared_.table->size()) return nullptr;
-  FlowRecord& r = (*shared_.table)[slot];
-  Phase p = r.phase.load();
-  if (p == Phase::free || p == Phase::closing || r.generation != generation || r.thread != index_)
-    return nullptr;
+  const FlowRecord& r = (*shared_.table)[slot];
+  if (!owns(r) || r.phase == Phase::closing || r.generation != generation) return nullptr;
   return &shared_.flows[slot];
 }
 
@@ -267,7 +270,7 @@ void Worker::dispatch(const io::Completion& c) {
   }
 
   FlowRecord& r = (*shared_.table)[which];
-  if (r.generation != generation || r.phase == Phase::free) {
+  if (!owns(r) || r.generation != generation) {
     count(shared_.statistics.totals->late_completions);
     return;
   }
@@ -335,9 +338,10 @@ void Worker::dispatch(const io::Completion& c) {
 }
 
 void Worker::on_kernel_event(const penstock_event& e) {
+  const FlowRecord& r = (*shared_.table)[e.direction / 2];
+  if (!owns(r) || r.phase != Phase::open) return;
   Flow& f = shared_.flows[e.direction / 2];
   Direction d = static_cast<Direction>(e.direction & 1);
-  if (!f.record || f.record->thread != index_ || f.record->phase != Phase::open) return;
   if (shared_.sockmap->direction(e.direction).epoch != e.epoch)
     return;  // of a valve opened since, or the slot's last flow
   if (e.kind == PENSTOCK_EVENT_BROKEN) return begin_close(f, CloseReason::splice_broken);

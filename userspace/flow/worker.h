@@ -206,6 +206,7 @@ class Worker {
   void set_phase_deadline(Flow& f, uint64_t when_ns);
   void set_lane_deadline(Flow& f, Direction d, uint64_t when_ns);
   void clear_deadlines(Flow& f);
+  bool owns(const FlowRecord& r) const;
   Flow* find(uint32_t slot, uint32_t generation);
   uint64_t timeout_ns(const Flow& f, std::optional<config::milliseconds> config::Timeouts::*which) const;
   void show(Flow& f);
@@ -295,9 +296,7 @@ class Worker {
   void log_access(const Flow& f, CloseReason reason, const std::array<uint64_t, 2>& spliced_bytes);
   void evict_if_over_limit();
 
-  Lane lane(const Flow& f, Direction d) const {
-    return f.record->direction[d].lane.load(std::memory_order_relaxed);
-  }
+  Lane lane(const Flow& f, Direction d) const { return f.record->direction[d].lane; }
   const Plan* use_plan(const std::shared_ptr<const Plan>& plan);
   void leave_plan(const Plan* plan);
 
