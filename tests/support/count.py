@@ -1,11 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""count.py [--strict] [--refused] RESULTS: one line from ctest's JUnit file: "N passed, N failed[, N skipped]".
+"""count.py [--strict] [--refused] [--reports DIR] RESULTS: one line from ctest's JUnit file: "N passed, N failed[, N skipped]".
 
 A GoogleTest program that is one ctest test counts by its cases. --strict: skipped tests count as failed.
---refused: the self-test refused this kernel, one more failure. Exit 1 when any failed.
+--refused: the self-test refused this kernel, one more failure. --reports: of sanitizers, a failure each, whatever the
+test in which it came said. Exit 1 when any failed.
 """
 import argparse
+import pathlib
 import re
 import sys
 import xml.etree.ElementTree
@@ -22,6 +24,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--strict", action="store_true")
     parser.add_argument("--refused", action="store_true")
+    parser.add_argument("--reports", type=pathlib.Path)
     parser.add_argument("results")
     arguments = parser.parse_args()
     passed, failed, skipped = 0, int(arguments.refused), 0
@@ -40,6 +43,9 @@ def main():
             print(f"FAILED: {test.get('name')}")
             failed += max(1, cases(output, "FAILED"))
             passed += cases(output, "PASSED")
+    for report in sorted(arguments.reports.iterdir()) if arguments.reports else ():
+        print(f"FAILED: {report}\n{report.read_text(errors='replace')}")
+        failed += 1
     if arguments.strict:
         failed, skipped = failed + skipped, 0
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
