@@ -47,7 +47,7 @@
   X(idle_timeout)           /* both: no byte for timeouts.idle */                                            \
   X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */              \
   X(max_flows)              /* operator: bpf.max_flows or a limits.max_flows reached */                      \
-  X(fd_limit)               /* operator: no descriptor or port left for the upstream socket, or a pipe */    \
+  X(fd_limit)               /* operator: no descriptor, port or memory for the upstream socket, or a pipe */ \
   X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */                \
   X(killed)                 /* operator: ended by command */                                                 \
   X(shutdown)               /* operator: still open when the grace was over */                               \

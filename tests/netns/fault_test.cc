@@ -235,6 +235,44 @@ TEST_P(Relayed, PipesRunOut) {
   EXPECT_EQ(daemon_->closed("fd_limit"), flows.size() - completed);
 }
 
+// A server that comes and goes with every connection: two lines each would be a line for every flow.
+TEST_P(Fault, AFlappingServerDoesNotFillTheLog) {
+  constexpr unsigned kRounds = 100, kLinesPerS = 8;
+  start();
+  const auto began = std::chrono::steady_clock::now();
+  for (unsigned round = 0; round < kRounds; ++round) {
+    connect().recv_to_end();
+    const TcpListener server(at(kAddress, kServerPort));
+    const TcpStream client = connect();
+    server.accept();
+  }
+  const std::string log = daemon_->log();
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("upstream mailbox: ", at)) != std::string::npos; ++at) ++lines;
+  const auto took = std::chrono::ceil<std::chrono::seconds>(std::chrono::steady_clock::now() - began);
+  EXPECT_GE(lines, 2u);
+  EXPECT_LE(lines, kLinesPerS * static_cast<size_t>(took.count() + 1)) << log;
+}
+
+// What this host lacks says nothing of the server.
+TEST(FaultOfThisHost, NoMemoryToDialIsNoFailureOfTheServer) {
+  const Netns netns;
+  const Netns::Inside inside(netns);
+  DaemonOptions options;
+  options.engine = "io_uring";
+  options.tables =
+      "[upstream.mailbox]\nservers = [\"127.0.0.1:3525\"]\n"
+      "[[listener]]\nname = \"mail\"\nbind = [\"127.0.0.1:2525\"]\nupstream = \"mailbox\"\n";
+  options.process.io_uring_refused = EPERM;  // its connect is no system call
+  options.process.connect_refused = ENOBUFS;
+  Daemon daemon(options);
+  for (unsigned i = 0; i < 5; ++i) TcpStream::connect(at("127.0.0.1", 2525)).recv_to_end();
+  EXPECT_TRUE(wait_until([&] { return daemon.closed("fd_limit") == 5; })) << daemon.status();
+  const Json server = daemon.status().at("upstreams")[0].at("servers")[0];
+  EXPECT_FALSE(server.contains("failed_dials")) << server;
+  EXPECT_EQ(daemon.stop(), 0);
+}
+
 TEST_P(Fault, IdleTooLong) {
   DaemonOptions options;
   options.tables = "[timeouts]\nidle = \"500ms\"\n" + mail_tables();

@@ -41,6 +41,7 @@ namespace {
   }
   if (options.io_uring_refused != 0 && !refuse_call(SYS_io_uring_setup, options.io_uring_refused))
     ::_exit(126);
+  if (options.connect_refused != 0 && !refuse_call(SYS_connect, options.connect_refused)) ::_exit(126);
   int program = -1;  // opened before: another user may not enter the directory it lies in
   if (options.uid) {
     program = ::open(argv[0], O_PATH | O_CLOEXEC);

@@ -24,6 +24,7 @@ struct ProcessOptions {
   std::optional<uid_t> uid;                        // also the gid; no capabilities remain
   std::optional<unsigned> nofile;                  // RLIMIT_NOFILE, soft and hard
   int io_uring_refused = 0;                        // the errno that io_uring_setup(2) answers, by seccomp
+  int connect_refused = 0;                         // likewise connect(2)
   std::string input;                               // on stdin, at most a pipe's 64 KiB; then end of file
   bool keep_stdin_open = false;                    // instead of end of file
 };

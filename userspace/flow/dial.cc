@@ -38,6 +38,8 @@ CloseReason reason_of(int error, const Endpoint& to) {
       return CloseReason::connect_timeout;
     case EMFILE:
     case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
       return CloseReason::fd_limit;
     case EADDRNOTAVAIL:
       return has_source_address(to) ? CloseReason::fd_limit : CloseReason::connect_unreachable;
@@ -144,7 +146,7 @@ void Worker::attempt_won(Flow& f, uint32_t attempt) {
   if (a.to.address != dial.addresses.front()) f.server->prefer(a.to.address, now_ns_);
   if (f.server->failures() > 0) {
     const uint32_t failures = f.server->failures();
-    if (f.server->dial_succeeded())
+    if (f.server->dial_succeeded() && f.server->worth_a_line(now_ns_))
       log::info("upstream {}: server {} is reached again, after {} failure{}", f.server->upstream(),
                 f.server->what().text, failures, failures == 1 ? "" : "s");
   }
@@ -223,7 +225,7 @@ void Worker::server_failed(Flow& f, CloseReason reason, const std::string& why) 
   const config::Upstream& u = f.plan->upstream(f.record->upstream);
   dial.failure = reason;
   dial.question++;
-  if (f.server->dial_failed(now_ns_) && !why.empty())
+  if (f.server->dial_failed(now_ns_) && !why.empty() && f.server->worth_a_line(now_ns_))
     log::warn("upstream {}: server {}: {}", u.name, f.server->what().text, why);
   if (shared_.on_dial_failed) shared_.on_dial_failed(*f.server, reason);
   if (!u.srv.empty()) shared_.resolver->renew_srv(u.srv, [](const dns::Answer&) {});  // for the flows to come

@@ -29,6 +29,11 @@ bool is_its_own(const proxy_protocol::Incoming& header, const Endpoint& proxy) {
   return header.local || header.client == proxy;
 }
 
+// Its bytes, which the record speaks of by now, leave the queue unread.
+ssize_t discard_header(int fd, size_t bytes) {
+  return recv(fd, nullptr, bytes, MSG_TRUNC | MSG_DONTWAIT);
+}
+
 }  // namespace
 
 void Worker::begin_proxy_header(Flow& f) {
@@ -87,7 +92,7 @@ void Worker::take_header(Flow& f, const proxy_protocol::Incoming& header) {
   }
   keep_tlvs(r, header.tlvs);
   r.direction[kUp].discarded_bytes = header.header_bytes;
-  ssize_t n = recv(fd, nullptr, header.header_bytes, MSG_TRUNC | MSG_DONTWAIT);
+  const ssize_t n = discard_header(fd, header.header_bytes);
   if (n != static_cast<ssize_t>(header.header_bytes)) return begin_close(f, CloseReason::client_reset);
   f.peeked_bytes -= header.header_bytes;
   set_low_water(fd, 1);
