@@ -63,7 +63,7 @@ TEST_P(Drain, TheGraceIsTheEnd) {
   begin_drain(server);
   EXPECT_EQ(client.recv_to_end(), End::reset);
   EXPECT_EQ(upstream.recv_to_end(), End::reset);
-  EXPECT_TRUE(daemon_->process().wait_for("1 flows are reset: the grace is over"));
+  EXPECT_TRUE(daemon_->process().wait_for("1 flows are reset: the grace is over")) << daemon_->log();
   EXPECT_TRUE(daemon_->process().wait_for("reason=shutdown"));
   expect_gone();
 }

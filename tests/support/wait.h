@@ -10,7 +10,7 @@ using namespace std::chrono_literals;
 using std::chrono::milliseconds;
 
 // How long anything that should happen at once may take on a busy machine before a test calls it hung.
-inline constexpr milliseconds kPatience = 20s;
+inline constexpr milliseconds kPatience = 20s * PENSTOCK_SLOWNESS;
 
 // Asks `predicate` until it says yes; its last answer when `limit` has passed.
 template <typename Predicate>
