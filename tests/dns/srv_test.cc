@@ -154,5 +154,20 @@ TEST(SrvReply, refuses_lengths_and_pointers_that_lead_astray) {
   EXPECT_EQ(parsed(message(255, record(33, kHour, data))), "malformed");
 }
 
+// Pointers let a message of 64 KiB say 4000 names of 16 KiB each: none is read beyond what a name can have.
+TEST(SrvReply, refuses_names_longer_than_names_are) {
+  const std::string sixty_two(62, 'a');
+  const Bytes half = label(sixty_two) + label(sixty_two);
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, half + half + label("b") + kRoot))),
+            "1 " + sixty_two + "." + sixty_two + "." + sixty_two + "." + sixty_two + ".b:143 ttl 3600");
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, half + half + label("bcd") + kRoot))), "malformed");
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, half + half + kOwner))), "malformed");
+}
+
+TEST(SrvReply, takes_no_byte_within_a_label_for_a_dot_or_for_the_root) {
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, label("a.b") + kRoot))), "nothing ttl 3600");
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, Bytes{1, 0} + kRoot))), "nothing ttl 3600");
+}
+
 }  // namespace
 }  // namespace penstock::dns
