@@ -97,7 +97,8 @@ Bytes message(uint8_t answers, const Bytes& records) {
   return header + label("s") + label("test") + kRoot + Bytes{0, 33, 0, 1} + records;
 }
 Bytes record(uint8_t type, const Bytes& ttl, const Bytes& data) {
-  return kOwner + Bytes{0, type, 0, 1} + ttl + Bytes{0, static_cast<uint8_t>(data.size())} + data;
+  return kOwner + Bytes{0, type, 0, 1} + ttl +
+         Bytes{static_cast<uint8_t>(data.size() >> 8), static_cast<uint8_t>(data.size())} + data;
 }
 const Bytes kMinute = {0, 0, 0, 60}, kHour = {0, 0, 0x0e, 0x10};
 Bytes srv_record(const Bytes& ttl, uint8_t priority, const Bytes& target, uint8_t port = 143) {
