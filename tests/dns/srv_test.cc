@@ -97,7 +97,8 @@ Bytes message(uint8_t answers, const Bytes& records) {
   return header + label("s") + label("test") + kRoot + Bytes{0, 33, 0, 1} + records;
 }
 Bytes record(uint8_t type, const Bytes& ttl, const Bytes& data) {
-  return kOwner + Bytes{0, type, 0, 1} + ttl + Bytes{0, static_cast<uint8_t>(data.size())} + data;
+  return kOwner + Bytes{0, type, 0, 1} + ttl +
+         Bytes{static_cast<uint8_t>(data.size() >> 8), static_cast<uint8_t>(data.size())} + data;
 }
 const Bytes kMinute = {0, 0, 0, 60}, kHour = {0, 0, 0x0e, 0x10};
 Bytes srv_record(const Bytes& ttl, uint8_t priority, const Bytes& target, uint8_t port = 143) {
@@ -152,6 +153,21 @@ TEST(SrvReply, refuses_lengths_and_pointers_that_lead_astray) {
   EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, {0xff, 0xff}))), "malformed");
   EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, {63, 'a', 0}))), "malformed");
   EXPECT_EQ(parsed(message(255, record(33, kHour, data))), "malformed");
+}
+
+// Pointers let a message of 64 KiB say 4000 names of 16 KiB each: none is read beyond what a name can have.
+TEST(SrvReply, refuses_names_longer_than_names_are) {
+  const std::string sixty_two(62, 'a');
+  const Bytes half = label(sixty_two) + label(sixty_two);
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, half + half + label("b") + kRoot))),
+            "1 " + sixty_two + "." + sixty_two + "." + sixty_two + "." + sixty_two + ".b:143 ttl 3600");
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, half + half + label("bcd") + kRoot))), "malformed");
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, half + half + kOwner))), "malformed");
+}
+
+TEST(SrvReply, takes_no_byte_within_a_label_for_a_dot_or_for_the_root) {
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, label("a.b") + kRoot))), "nothing ttl 3600");
+  EXPECT_EQ(parsed(message(1, srv_record(kHour, 1, Bytes{1, 0} + kRoot))), "nothing ttl 3600");
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ LAYERS = {
 THIRD_PARTY = [
     (r"liburing(\.h|/.*)", "liburing", ["userspace/io/io_uring.cc", "tools/bench/relay.cc"]),
     (r"bpf/(libbpf|bpf|btf)\.h|.*\.skel\.h", "libbpf", ["userspace/sockmap/", "tests/"]),
-    (r"ares(_.*)?\.h", "c-ares", ["userspace/dns/"]),
+    (r"ares(_.*)?\.h", "c-ares", ["userspace/dns/", "tests/fuzz/"]),
     (r"toml\+\+/.*", "toml++", ["userspace/config/"]),
     (r"spdlog/.*", "spdlog", ["userspace/base/"]),
     (r"nlohmann/.*", "nlohmann-json", ["userspace/daemon/", "tools/", "tests/"]),

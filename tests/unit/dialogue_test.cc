@@ -73,6 +73,8 @@ TEST(Dialogue, is_bounded_and_printable) {
   std::string lines;
   while (lines.size() <= kDialogueBytesMax) lines += "220-more\r\n";
   EXPECT_EQ(talk(Protocol::smtp, {lines}), "|failed: smtp: more than 65536 bytes, over");
+  lines.resize(kDialogueBytesMax - 2 * kLineBytesMax);  // however they come
+  EXPECT_EQ(talk(Protocol::smtp, {lines}, true), "|open");
   EXPECT_EQ(talk(Protocol::imap, {"\x1b[2J\xff\n"}), R"(|failed: imap: \x1b[2J\xff, over)");
   const std::string reason = talk(Protocol::smtp, {"554 " + std::string(1000, 'x') + "\r\n"});
   EXPECT_LE(reason.size(), kShownBytesMax + 40);

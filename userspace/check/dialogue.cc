@@ -39,7 +39,7 @@ void Dialogue::received(std::string_view bytes) {
   while (!bytes.empty() && step_ != Step::over) {
     const size_t end = bytes.find('\n');
     const std::string_view part = bytes.substr(0, end);
-    received_bytes_ += part.size() + 1;
+    received_bytes_ += part.size() + (end == bytes.npos ? 0 : 1);
     if (line_.size() + part.size() > kLineBytesMax)
       return fail("a line of more than " + std::to_string(kLineBytesMax) + " bytes");
     if (received_bytes_ > kDialogueBytesMax)

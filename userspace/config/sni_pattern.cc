@@ -15,7 +15,9 @@ Result<std::string> parse_sni_pattern(std::string_view text) {
 
   std::string_view name = pattern;
   bool valid = name == "*";
-  if (name.starts_with("*.")) {
+  if (name.ends_with('.')) {  // is still there: there were two
+    valid = false;
+  } else if (name.starts_with("*.")) {
     valid = is_host_name(name.substr(2));
   } else if (name.ends_with(".*")) {
     name.remove_suffix(2);
@@ -23,7 +25,7 @@ Result<std::string> parse_sni_pattern(std::string_view text) {
     // matches.
     valid = name.find('.') == name.npos && is_host_name(std::string(name) + ".x");
   } else if (!valid) {
-    valid = !name.ends_with('.') && is_host_name(name);
+    valid = is_host_name(name);
   }
   if (valid) return pattern;
   return Error{

@@ -46,7 +46,7 @@ std::string serialized(auto&& response) {
 }
 
 // `request` ends with the empty line; a body is not looked at.
-std::string respond(std::string_view request, const Http::Answer& answer) {
+std::string respond(std::string_view request, const HttpAnswer& answer) {
   http::request_parser<http::empty_body> parser;  // stops at the body
   boost::system::error_code error;
   parser.put(boost::asio::buffer(request), error);
@@ -92,6 +92,14 @@ int listening_socket(const config::Bind& where, Fd* out) {
 }
 
 }  // namespace
+
+std::optional<std::string> http_response(std::string_view bytes, const HttpAnswer& answer) {
+  constexpr std::string_view kEnd = "\r\n\r\n";
+  const size_t end = bytes.substr(0, kHttpRequestBytesMax).find(kEnd);
+  if (end != bytes.npos) return respond(bytes.substr(0, end + kEnd.size()), answer);
+  if (bytes.size() > kHttpRequestBytesMax) return kTooLong;
+  return std::nullopt;
+}
 
 struct Http::Impl {
   enum class Step { request, answer, farewell };  // reading, writing, waiting for the client's end
@@ -215,12 +223,10 @@ void Http::Impl::receive(Client* client) {
   }
   if (client->step == Step::farewell) return;  // what is read here keeps close() from sending a reset
   std::string& bytes = client->bytes;
-  size_t searched = std::max<size_t>(bytes.size(), 3) - 3;
   bytes.append(buffer, static_cast<size_t>(n));
-  size_t end = bytes.find("\r\n\r\n", searched);
-  if (end == bytes.npos && bytes.size() <= kHttpRequestBytesMax) return;
-  bool too_long = end == bytes.npos || end + 4 > kHttpRequestBytesMax;
-  bytes = too_long ? kTooLong : respond(std::string_view(bytes).substr(0, end + 4), answer);
+  std::optional<std::string> response = http_response(bytes, answer);
+  if (!response) return;
+  bytes = std::move(*response);
   client->step = Step::answer;
 }
 

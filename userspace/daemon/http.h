@@ -6,7 +6,9 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "config/config.h"
 
@@ -23,9 +25,15 @@ struct Page {
   std::string body = "not found\n";
 };
 
+using HttpAnswer = std::function<Page(const std::string& path)>;
+
+// What to say to a connection that has said `bytes` so far; nothing while its request is not whole. A body is
+// not looked at. Pure but for `answer`. Kept true by tests/fuzz/http_fuzz.cc.
+std::optional<std::string> http_response(std::string_view bytes, const HttpAnswer& answer);
+
 class Http {
  public:
-  using Answer = std::function<Page(const std::string& path)>;  // on the thread of Http
+  using Answer = HttpAnswer;  // on the thread of Http
 
   // Binds at once, with the privileges of the caller. An address that cannot be had is a warning and tried
   // again until it can: traffic comes first.

@@ -67,12 +67,13 @@ bool is_answer(int status) {
   return status == ARES_SUCCESS || status == ARES_ENOTFOUND || status == ARES_ENODATA;
 }
 
-// v6 and v4 in turn, v6 first (RFC 8305 4), each family in the order of the answer, no address twice.
-std::vector<IpAddress> interleaved(const ares_addrinfo& info) {
+// v6 and v4 in turn, v6 first (RFC 8305 4), each family in the order of the answer, no address twice. What an
+// AAAA record says is v4 when it is v4-mapped: then it is none for who wants v6 alone.
+std::vector<IpAddress> interleaved(const ares_addrinfo& info, Family wanted) {
   std::vector<IpAddress> v6, v4, all;
   for (const auto* node = info.nodes; node != nullptr; node = node->ai_next) {
     auto endpoint = Endpoint::from_sockaddr(node->ai_addr, node->ai_addrlen);
-    if (!endpoint) continue;
+    if (!endpoint || (wanted == Family::v6 && endpoint->address.is_v4())) continue;
     auto& family = endpoint->address.is_v4() ? v4 : v6;
     if (std::find(family.begin(), family.end(), endpoint->address) == family.end()) {
       family.push_back(endpoint->address);
@@ -91,7 +92,7 @@ std::chrono::seconds shortest_ttl(const ares_addrinfo& info) {
   for (const auto* node = info.nodes; node != nullptr; node = node->ai_next)
     ttl = std::min(ttl, node->ai_ttl);
   for (const auto* name = info.cnames; name != nullptr; name = name->next) ttl = std::min(ttl, name->ttl);
-  return std::chrono::seconds(ttl);
+  return std::chrono::seconds(std::max(0, ttl));  // beyond 31 bits: to be read as 0 (RFC 2181 8)
 }
 
 }  // namespace
@@ -105,7 +106,7 @@ struct Channel::Lookup {
     std::unique_ptr<Lookup> self(static_cast<Lookup*>(arg));
     Outcome outcome;
     if (status == ARES_SUCCESS && info != nullptr) {
-      outcome.answer.addresses = interleaved(*info);
+      outcome.answer.addresses = interleaved(*info, self->family);
       outcome.ttl = shortest_ttl(*info);
     }
     if (info != nullptr) ares_freeaddrinfo(info);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dns/srv_reply.h"
 
-#include <ares.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -13,6 +11,9 @@ namespace penstock::dns {
 namespace {
 
 constexpr uint32_t kTypeSrv = 33, kClassIn = 1;
+constexpr size_t kNameBytesMax = 255, kLabelBytesMax = 63;  // RFC 1035 2.3.4
+constexpr size_t kPointer = 0xc0;
+constexpr size_t kPointersMax = 127;      // in one name: as many as it can have labels
 constexpr uint32_t kTtlMax = 0x7fffffff;  // beyond: to be read as 0 (RFC 2181 8)
 
 // Goes through a message; once it has met the end it stays failed and gives zeros.
@@ -33,19 +34,37 @@ class Reader {
     for (; from < at_; ++from) value = value << 8 | message_[from];
     return value;
   }
-  std::string name() {  // "" is the root
-    char* text = nullptr;
-    long bytes = 0;
-    if (failed_ || at_ == message_.size() ||
-        ares_expand_name(message_.data() + at_, message_.data(), static_cast<int>(message_.size()), &text,
-                         &bytes) != ARES_SUCCESS) {
-      failed_ = true;
-      return {};
+  // Labels joined by dots; "" is the root. Pointers (RFC 1035 4.1.4) lead backwards, and a name has a length:
+  // else 64 KiB could be made to mean gigabytes.
+  std::string name() {
+    std::string text;
+    size_t from = at_, pointed_to = message_.size(), pointers = 0;
+    size_t bytes = 1;  // the root's
+    while (bytes <= kNameBytesMax && pointers <= kPointersMax && from < message_.size()) {
+      const size_t length = message_[from];
+      if (length >= kPointer) {
+        if (from + 1 >= message_.size()) break;
+        const size_t to = (length - kPointer) << 8 | message_[from + 1];
+        if (pointers++ == 0) skip(2);
+        if (to >= std::min(from, pointed_to)) break;
+        pointed_to = from = to;
+        continue;
+      }
+      if (length == 0) {
+        if (pointers == 0) skip(1);
+        return text;
+      }
+      if (length > kLabelBytesMax || length >= message_.size() - from) break;
+      if (!text.empty()) text += '.';
+      // A dot within a label separates nothing: no host name has one, nor a backslash.
+      for (const uint8_t c : message_.subspan(from + 1, length))
+        text += c == '.' ? '\\' : static_cast<char>(c);
+      from += 1 + length;
+      bytes += 1 + length;
+      if (pointers == 0) skip(1 + length);
     }
-    std::string name = text;
-    ares_free_string(text);
-    skip(static_cast<size_t>(bytes));
-    return name;
+    failed_ = true;
+    return {};
   }
 
  private:
