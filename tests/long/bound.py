@@ -18,12 +18,13 @@ BUFFER_BYTES, PIPE_BYTES = 4 << 20, 1 << 20  # flow.buffer and flow.pipe, their 
 MEMORY_BYTES = 64 << 20  # limits.memory where there are many
 EVERY_S = 0.05
 SENDERS = 4
-CASES = {  # name: MTU (None: loopback), bytes of a write
-    "1-byte segments": (1280, 1), "64 KiB segments": (None, 256 << 10), "MTU 1280": (1280, 64 << 10),
-    "MTU 576": (576, 64 << 10)}
+FULL_LOOKS = 5  # in a row
+CASES = {  # MTU (None: loopback, 64 KiB segments), bytes of a write
+    "1-byte": (1280, 1), "64-KiB": (None, 256 << 10), "mtu-1280": (1280, 64 << 10), "mtu-576": (576, 64 << 10)}
 
 
 def add_arguments(parser):
+    parser.add_argument("--only", choices=CASES)
     parser.add_argument("--seconds", type=float, default=15, help="of sending, for each case")
     parser.add_argument("--flows", type=int, default=8, help="for the bound of one direction")
     parser.add_argument("--many", type=int, default=250, help="flows for the bound of all")
@@ -31,6 +32,8 @@ def add_arguments(parser):
 
 def prove(options, report):
     for name, (mtu, write_bytes) in CASES.items():
+        if options.only not in (None, name):
+            continue
         for stopped in (False, True):
             for flows, limits in ((options.flows, ""), (options.many, f'[limits]\nmemory = "{MEMORY_BYTES}B"')):
                 with Stage(options.build) as stage, contextlib.ExitStack() as sockets:
@@ -43,7 +46,7 @@ def case(stage, sockets, report, label, mtu, write_bytes, flows, limits, stopped
     daemon = Daemon(stage, edge, piped(f"{server_at}:7001", f"{listen_at}:7100", extra=limits), max_flows=2 * flows)
     pairs = open_flows(sockets, peers, server_at, listen_at, flows)
     sources = [end for pair in pairs for end in pair]
-    fill(daemon, sources, flows)
+    fill(daemon, pairs)
     backlog = Backlog(stage, daemon)
     totals = daemon.map_id("totals")
     before = daemon.status()
@@ -120,16 +123,24 @@ def open_flows(sockets, peers, server_at, listen_at, flows):
     return pairs
 
 
-def fill(daemon, sources, flows):
-    """Until something waits for each target: what comes then costs most."""
-    wait_for("the flows to open", lambda: [f["phase"] for f in daemon.flows()] == ["open"] * flows)
+def fill(daemon, pairs):
+    """Until something waits for each target, and goes on waiting: what comes then is not taken, and its valve is open."""
+    wait_for("the flows to open", lambda: [f["phase"] for f in daemon.flows()] == ["open"] * len(pairs))
+    of_client = {pair[0].getsockname()[1]: pair for pair in pairs}
+    full_in_a_row = 0
 
     def full():
-        for source in sources:
-            with contextlib.suppress(BlockingIOError):
-                source.send(bytes(8 << 10))
-        seen = daemon.flows()
-        return all(d["held_bytes"] > 0 or d["lane"] != "splice" for f in seen for d in f["directions"].values())
+        nonlocal full_in_a_row
+        full_in_a_row += 1
+        for flow in daemon.flows():
+            pair = of_client[int(flow["client"].rpartition(":")[2])]
+            for source, way in zip(pair, ("up", "down")):
+                if flow["directions"][way]["held_bytes"] == 0 and flow["directions"][way]["lane"] == "splice":
+                    full_in_a_row = 0
+                    with contextlib.suppress(BlockingIOError):
+                        source.send(bytes(4 << 10))
+        time.sleep(0.02)
+        return full_in_a_row >= FULL_LOOKS
     wait_for("every target to be full", full, 60)
 
 
