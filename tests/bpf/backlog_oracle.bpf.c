@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* What really waits for a target: walks its psock's queue. This is what tests hold the verdict's account
- * against. Run by BPF_PROG_TEST_RUN; the target stands in `watched`, which may be a daemon's own `targets`, at
- * the index that the packet begins with. */
+ * against. Run by BPF_PROG_TEST_RUN; the target stands in `watched`, which may be a daemon's own `targets`,
+ * at the index that the packet begins with. */
 #include "kernel.h"
 
 #include <bpf/bpf_core_read.h>
