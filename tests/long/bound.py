@@ -18,7 +18,7 @@ BUFFER_BYTES, PIPE_BYTES = 4 << 20, 1 << 20  # flow.buffer and flow.pipe, their 
 MEMORY_BYTES = 64 << 20  # limits.memory where there are many
 EVERY_S = 0.05
 SENDERS = 4
-FULL_LOOKS = 5  # in a row
+FULL_LOOKS, FULL_BYTES = 10, 64 << 10  # so much waits, so often in a row: the target is full
 CASES = {  # MTU (None: loopback, 64 KiB segments), bytes of a write
     "1-byte": (1280, 1), "64-KiB": (None, 256 << 10), "mtu-1280": (1280, 64 << 10), "mtu-576": (576, 64 << 10)}
 
@@ -46,8 +46,8 @@ def case(stage, sockets, report, label, mtu, write_bytes, flows, limits, stopped
     daemon = Daemon(stage, edge, piped(f"{server_at}:7001", f"{listen_at}:7100", extra=limits), max_flows=2 * flows)
     pairs = open_flows(sockets, peers, server_at, listen_at, flows)
     sources = [end for pair in pairs for end in pair]
-    fill(daemon, pairs)
     backlog = Backlog(stage, daemon)
+    fill(daemon, backlog, pairs)
     totals = daemon.map_id("totals")
     before = daemon.status()
     over = threading.Event()
@@ -123,24 +123,24 @@ def open_flows(sockets, peers, server_at, listen_at, flows):
     return pairs
 
 
-def fill(daemon, pairs):
+def fill(daemon, backlog, pairs):
     """Until something waits for each target, and goes on waiting: what comes then is not taken, and its valve is open."""
     wait_for("the flows to open", lambda: [f["phase"] for f in daemon.flows()] == ["open"] * len(pairs))
     of_client = {pair[0].getsockname()[1]: pair for pair in pairs}
-    full_in_a_row = 0
+    target_of = {}  # the socket it writes to, by the source: see bpf/abi.h
+    for _, flow in daemon.pinned("flows"):
+        client, server = of_client[int(flow["client"].rpartition(":")[2])]
+        target_of[client], target_of[server] = 2 * flow["slot"] + 1, 2 * flow["slot"]
+    looks = dict.fromkeys(target_of, 0)
 
     def full():
-        nonlocal full_in_a_row
-        full_in_a_row += 1
-        for flow in daemon.flows():
-            pair = of_client[int(flow["client"].rpartition(":")[2])]
-            for source, way in zip(pair, ("up", "down")):
-                if flow["directions"][way]["held_bytes"] == 0 and flow["directions"][way]["lane"] == "splice":
-                    full_in_a_row = 0
-                    with contextlib.suppress(BlockingIOError):
-                        source.send(bytes(4 << 10))
-        time.sleep(0.02)
-        return full_in_a_row >= FULL_LOOKS
+        for source, target in target_of.items():
+            looks[source] = looks[source] + 1 if (backlog.held_bytes(target) or 0) >= FULL_BYTES else 0
+            if not looks[source]:
+                with contextlib.suppress(BlockingIOError):
+                    source.send(bytes(4 << 10))
+        time.sleep(0.01)
+        return min(looks.values()) >= FULL_LOOKS
     wait_for("every target to be full", full, 60)
 
 

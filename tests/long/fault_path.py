@@ -142,7 +142,7 @@ FAULTS = {
                           over_wires(("lost", "reordered"), loss=1, reorder=5)),
     "duplicate": Fault("5 % of packets twice: every byte once", over_wires(("duplicated",), duplicate=5)),
     "delay": Fault("20 ms each way: exact", over_wires(("packets",), delay_ms=20)),
-    "rate": Fault("50 Mbit/s each way, the rest lost: exact", over_wires(("over_rate",), rate_mbps=50)),
+    "rate": Fault("10 Mbit/s each way, what does not fit into 100 ms is lost: exact", over_wires(("over_rate",), rate_mbps=10)),
     "overlap": Fault("10 % of segments as two that overlap: every byte once, in any lane",
                      over_wires(("overlapped",), overlap=10)),
     "bad-path": Fault("all of these at once: exact",
