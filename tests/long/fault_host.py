@@ -25,10 +25,10 @@ FDS_AT_REST = 60
 
 
 def fds(scene):
-    """Two sockets and up to two pipes a flow: there are descriptors for half of the flows, from the start, as io_uring
+    """Two sockets and up to two pipes a flow: there are descriptors for a quarter of the flows, from the start, as io_uring
     looks at the limit when accept(2) is begun."""
     scene.on_loopback()
-    limit = FDS_AT_REST + 3 * scene.options.concurrency // 2
+    limit = FDS_AT_REST + scene.options.concurrency // 2
     daemon = scene.start(through=("setpriv", "--bounding-set", "-sys_resource", "prlimit", f"--nofile={limit}:{limit}"))
     scene.live(*PATIENCE)
     most = 0
