@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What really waits for a target: walks its psock's queue. This is what tests hold the
- * verdict's account against. Run by BPF_PROG_TEST_RUN; the target is put into `watched`. */
+/* What really waits for a target: walks its psock's queue. This is what tests hold the verdict's account
+ * against. Run by BPF_PROG_TEST_RUN; the target stands in `watched`, which may be a daemon's own `targets`,
+ * at the index that the packet begins with. */
 #include "kernel.h"
 
 #include <bpf/bpf_core_read.h>
@@ -18,7 +19,9 @@ struct {
   __type(value, __u64);
 } watched SEC(".maps");
 
-__u64 segments, bytes, truesize_bytes, linear_bytes, first_bytes;
+struct {
+  __u64 segments, bytes, truesize_bytes, linear_bytes, first_bytes;
+} found;
 
 struct sock___queued {
   void* sk_user_data; /* low three bits are flags: SK_USER_DATA_PTRMASK, include/net/sock.h */
@@ -45,21 +48,21 @@ static long visit(__u32 i, struct walk* w) {
   __u32 truesize = BPF_CORE_READ(skb, truesize);
   /* The smallest allocation that a linear part of this size can come from, whatever truesize says. */
   __u32 linear = BPF_CORE_READ(skb, end) + SHARED_INFO_BYTES + SKB_BYTES;
-  if (!segments) first_bytes = truesize > linear ? truesize : linear;
-  segments++;
-  bytes += BPF_CORE_READ(skb, len);
-  truesize_bytes += truesize;
-  linear_bytes += BPF_CORE_READ(skb, data_len) ? 0 : linear;
+  if (!found.segments) found.first_bytes = truesize > linear ? truesize : linear;
+  found.segments++;
+  found.bytes += BPF_CORE_READ(skb, len);
+  found.truesize_bytes += truesize;
+  found.linear_bytes += BPF_CORE_READ(skb, data_len) ? 0 : linear;
   w->skb = BPF_CORE_READ(skb, next);
   return 0;
 }
 
 SEC("tc")
-int measure(struct __sk_buff* unused) {
-  (void)unused;
-  segments = bytes = truesize_bytes = linear_bytes = first_bytes = 0;
-  __u32 zero = 0;
-  struct bpf_sock* sk = bpf_map_lookup_elem(&watched, &zero);
+int measure(struct __sk_buff* packet) {
+  __builtin_memset(&found, 0, sizeof found);
+  __u32 index = 0;
+  if (bpf_skb_load_bytes(packet, 0, &index, sizeof index)) return 1;
+  struct bpf_sock* sk = bpf_map_lookup_elem(&watched, &index);
   if (!sk) return 1;
   struct tcp_sock* tcp = bpf_skc_to_tcp_sock(sk);
   if (tcp) {

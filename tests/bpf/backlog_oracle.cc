@@ -39,8 +39,8 @@ Backlog BacklogOracle::measure() const {
   o.data_in = frame;
   o.data_size_in = sizeof frame;
   if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.measure), &o)) fail("run the backlog oracle");
-  const auto* b = skeleton_->bss;
-  return {b->segments, b->bytes, b->truesize_bytes, b->linear_bytes, b->first_bytes};
+  const auto& b = skeleton_->bss->found;
+  return {b.segments, b.bytes, b.truesize_bytes, b.linear_bytes, b.first_bytes};
 }
 
 }  // namespace penstock::sockmap

@@ -7,11 +7,10 @@ import sys
 from daemon import Daemon, piped, since
 from report import KernelLog, counts
 from stage import Netns, Stage
-from torture import Torture, verdict
+from torture import OURS, Torture, verdict
 
 LISTEN, SERVER = "127.0.0.1:7100", "127.0.0.1:7001"
 REFUSE = (sys.executable, "-B", pathlib.Path(__file__).with_name("refuse_io_uring.py"))
-OURS = ("account_mismatch", "internal_error", "splice_broken")  # reasons that would be penstock's own doing
 
 
 def add_arguments(parser):

@@ -4,6 +4,8 @@ import json
 
 from stage import Failed
 
+OURS = ("account_mismatch", "internal_error", "splice_broken")  # close reasons that would be penstock's own doing
+
 
 class Torture:
     def __init__(self, stage, netns, *words):

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every timeout, on each level it may stand on. [timeouts] says 1, the listener 2, the upstream 3 times a
 // short time: a flow that ended by the wrong one would have lived too short.
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <charconv>
 
@@ -182,6 +184,32 @@ TEST_P(Vanished, Upstream) {
   expect_ended("listener", "upstream_timeout", 2 * 2 * kMs);
   expect_ended("upstream", "upstream_timeout", 3 * kMs);
   for (const TcpStream& client : clients) EXPECT_EQ(client.recv_to_end(), End::reset);
+}
+
+// Whoever is told first, the watch over the socket or a write to it, calls it the same.
+TEST_P(Vanished, UpstreamThatBytesWaitFor) {
+  constexpr size_t kFlows = 20;
+  lay_cables();
+  start_tables(on_each_level("keepalive", kMs, std::string(kFarServer) + ":3525"));
+  std::optional<TcpListener> server;
+  {
+    const Netns::Inside there(servers_);
+    server.emplace(at(kFarServer, kServerPort));
+  }
+  std::vector<TcpStream> clients, servers;
+  for (size_t i = 0; i < kFlows; ++i) {
+    clients.push_back(TcpStream::connect(at(kAddress, kGlobalPort)));
+    servers.push_back(server->accept());
+    clients.back().send_all("x");
+    EXPECT_EQ(servers.back().recv_exactly(1), "x");
+  }
+  servers_.ip("link set eth0 down");
+  const std::string bytes(1 << 20, 'x');
+  for (const TcpStream& client : clients) {
+    while (send(client.fd(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+    }
+  }
+  EXPECT_TRUE(closed_for("upstream_timeout", kFlows)) << daemon_->status();
 }
 
 }  // namespace

@@ -28,10 +28,17 @@ def resident_bytes(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def slab_bytes():
-    """Of all kernel objects in use: sockets, psocks, map entries …; slabinfo(5). Not the pages kept for them."""
+def slab_bytes(names=None):
+    """Of all kernel objects in use (or of those caches): sockets, psocks, map entries …; slabinfo(5). Not the pages kept
+    for them."""
     rows = (line.split() for line in pathlib.Path("/proc/slabinfo").read_text().splitlines()[2:])
-    return sum(int(in_use) * int(size) for _name, in_use, _all, size, *_ in rows)
+    return sum(int(in_use) * int(size) for name, in_use, _all, size, *_ in rows if not names or name in names)
+
+
+def unreclaimable_slab_bytes():
+    """Pages of kernel objects that memory pressure would not give back: not files' names and inodes. proc(5)."""
+    fields = dict(line.split(":") for line in pathlib.Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["SUnreclaim"].split()[0]) << 10
 
 
 def own_bytes(pid):

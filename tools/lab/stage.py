@@ -191,6 +191,10 @@ class Stage:
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """All that was started."""
         for process in reversed(self.processes):
             process.stop()
 

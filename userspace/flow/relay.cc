@@ -84,9 +84,6 @@ void Worker::pump(Flow& f, Direction d) {
   DirectionRecord& dr = r.direction[d];
   DirectionState& s = f.direction[d];
   const Side from = d == kUp ? kClient : kUpstream, to = d == kUp ? kUpstream : kClient;
-  auto reset_by = [](Side side) {
-    return side == kClient ? CloseReason::client_reset : CloseReason::upstream_reset;
-  };
   uint64_t moved = 0;
   bool blocked = false, has_room = std::exchange(s.has_room, false);
   for (bool progress = true; progress && moved < kTurnBytes;) {
@@ -112,9 +109,7 @@ void Worker::pump(Flow& f, Direction d) {
         if (in_pipe == 0) s.readable = false;  // with bytes in the pipe it may be the pipe that is full
         if (in_pipe == 0 && moved == 0 && at_urgent_mark(r.fd[from])) return pass_urgent(f, d);
       } else if (errno != EINTR) {
-        return begin_close(f, errno == ETIMEDOUT ? (from == kClient ? CloseReason::client_timeout
-                                                                    : CloseReason::upstream_timeout)
-                                                 : reset_by(from));
+        return begin_close(f, reason_of(from, errno));
       }
     }
     in_pipe = dr.relayed_in_bytes - dr.relayed_out_bytes;
@@ -127,7 +122,7 @@ void Worker::pump(Flow& f, Direction d) {
         moved += static_cast<uint64_t>(n);
         progress = true;
       } else if (!blocked && errno != EINTR) {
-        return begin_close(f, reset_by(to));
+        return begin_close(f, reason_of(to, errno));
       }
       if (blocked && in_pipe >= dr.pipe_capacity_bytes / 2) break;
     }

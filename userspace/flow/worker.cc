@@ -348,6 +348,12 @@ void Worker::on_kernel_event(const penstock_event& e) {
   if (lane(f, d) == Lane::splice) leave_splice(f, d, LaneChange::backlog_high);
 }
 
+CloseReason reason_of(Side side, int error) {
+  const bool vanished = error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;
+  if (side == kClient) return vanished ? CloseReason::client_timeout : CloseReason::client_reset;
+  return vanished ? CloseReason::upstream_timeout : CloseReason::upstream_reset;
+}
+
 // FIN, RST and errors of either socket, in whatever phase.
 void Worker::on_socket(Flow& f, Side side, uint32_t events) {
   FlowRecord& r = *f.record;
@@ -359,10 +365,7 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     int error = 0;
     socklen_t size = sizeof error;
     getsockopt(r.fd[side], SOL_SOCKET, SO_ERROR, &error, &size);
-    bool vanished = error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;
-    if (side == kClient)
-      return begin_close(f, vanished ? CloseReason::client_timeout : CloseReason::client_reset);
-    return begin_close(f, vanished ? CloseReason::upstream_timeout : CloseReason::upstream_reset);
+    return begin_close(f, reason_of(side, error));
   }
   if (!(events & (POLLRDHUP | POLLHUP))) return;
   Direction d = static_cast<Direction>(side), other = static_cast<Direction>(side ^ 1);

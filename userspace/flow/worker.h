@@ -52,6 +52,10 @@ enum class Op : uint32_t {
   write_upstream,
 };
 
+// Of a flow that ends because this side's socket has that error (errno): TCP gave up waiting, or there was a
+// RST. An errno that says neither is a RST whose own error another system call was told (EPIPE).
+CloseReason reason_of(Side side, int error);
+
 // What the worker keeps of a direction beside its record; derived, lost with the worker. All zero at the
 // start.
 struct DirectionState {
