@@ -113,13 +113,15 @@ std::string check_overlap(Sockmap& sockmap, uint32_t slot) {
 
 // Sixteen pieces of different pages leave as one segment of sixteen fragments.
 std::string check_pull(Sockmap& sockmap, uint32_t slot) {
-  constexpr size_t kPieces = 16, kPieceBytes = 512, kApart = 2 * kPieceBytes;
+  constexpr size_t kPieces = 16, kPieceBytes = 512, kApart = 2 * kPieceBytes, kPageBytes = 4096;
   LoopbackFlow flow(sockmap, slot);
   flow.hand_off();
-  std::string source(kPieces * kApart, '\0'), expected;
+  // A piece that lay in two pages would take two of the pipe's sixteen slots.
+  alignas(kPageBytes) char source[kPieces * kApart];
+  std::string expected;
   iovec pieces[kPieces];
   for (size_t i = 0; i < kPieces; i++) {
-    char* piece = source.data() + i * kApart;
+    char* piece = source + i * kApart;
     std::fill_n(piece, kPieceBytes, static_cast<char>('a' + i));
     pieces[i] = {piece, kPieceBytes};
     expected.append(piece, kPieceBytes);
