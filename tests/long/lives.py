@@ -7,7 +7,7 @@ import pathlib
 from daemon import Daemon, dump
 from machine import resident_bytes
 from report import counts, mib
-from stage import Netns, Stage
+from stage import PATIENCE_S, Netns, Stage
 from torture import Torture, verdict
 
 SERVERS = tuple(f"127.0.0.{host}:7001" for host in range(1, 5))  # each has ports of its own for connections to it
@@ -36,7 +36,7 @@ bind = ["{bind}"]
     ("plain", PLAIN, 'upstream = "server"'), ("plain6", PLAIN6, 'upstream = "server6"'), ("proxy", PROXY, 'upstream = "server"'),
     *((name, bind, 'upstream = "nobody"\n  [[listener.route]]\n  sni = ["*.torture.test"]\n  upstream = "server"')
       for name, bind in (("tls", TLS), ("proxy-tls", PROXY_TLS)))))
-LIVES_PER_S_MIN = 50  # else it is stopped
+LIVES_PER_S_MIN = 1000 / PATIENCE_S  # else it is stopped
 
 
 def add_arguments(parser):
@@ -44,12 +44,16 @@ def add_arguments(parser):
     parser.add_argument("--engine", choices=("auto", "io_uring"), default="auto")
     parser.add_argument("--concurrency", type=int, default=500)
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--family", choices=("v4", "v6"), help="of the clients; otherwise both")
+    parser.add_argument("--netem", metavar="WORDS", help="of tc-netem(8): what becomes of each packet on its way")
     parser.add_argument("--growth-mib", type=int, default=4, help="of the daemon, at most; allocators keep some (%(default)s)")
 
 
 def prove(options, report):
     with Stage(options.build) as stage:
         netns = Netns()
+        if options.netem:
+            netns.run("tc", "qdisc", "add", "dev", "lo", "root", "netem", *options.netem.split())
         daemon = Daemon(stage, netns, TABLES, engine=options.engine, max_flows=2 * options.concurrency, access_log=True)
         live(stage, netns, daemon, options.lives // 100 or 1, options, options.seed + 1)
         before = has(daemon)
@@ -70,11 +74,12 @@ def prove(options, report):
 
 
 def live(stage, netns, daemon, lives, options, seed):
+    entrances = [e for e in ENTRANCES if not options.family or (e == PLAIN6) == (options.family == "v6")]
     words = (*(word for server in (*SERVERS, SERVER6) for word in ("--serve", server)),
-             *(word for entrance in ENTRANCES for word in ("--to", entrance)),
+             *(word for entrance in entrances for word in ("--to", entrance)),
              "--admin", daemon.admin, "--log", daemon.process.log_file,
              "--lives", lives, "--concurrency", options.concurrency, "--seed", seed)
-    return Torture(stage, netns, *words).finish(300 + lives / LIVES_PER_S_MIN)
+    return Torture(stage, netns, *words).finish(15 * PATIENCE_S + lives / LIVES_PER_S_MIN)
 
 
 def has(daemon):

@@ -7,7 +7,7 @@ import time
 from daemon import Daemon, dump, piped
 from machine import Extremes, available_bytes, tcp_buffer_bytes
 from report import mib
-from stage import Netns, Stage, wait_for
+from stage import PATIENCE_S, Netns, Stage, wait_for
 from torture import Torture, verdict
 
 SERVER, EDGE = "127.0.0.1:7001", "127.0.0.1:7100"
@@ -55,7 +55,7 @@ def stall(stage, options, report, stopped):
                 time.sleep(max(0, began_s + options.seconds - WAKE_BEFORE_S - time.monotonic()))
             report.figure(f"{label}: SIGSTOP", f"{stopped_after_s:.2f} s after the start, with at most {mib(at_stop)} held "
                           f"per direction by then; SIGCONT {WAKE_BEFORE_S} s before the readers go on")
-        exact, summary = torture.finish(options.seconds + 120)
+        exact, summary = torture.finish(options.seconds + 6 * PATIENCE_S)
     held = max(seen.most["charged"], seen.most.get("held", 0))
     report.claim(held <= BUFFER_BYTES, f"{label}: most held per direction",
                  f"{mib(held)} of flow.buffer {mib(BUFFER_BYTES)} ({seen.samples} samples; pipes of all together at most "

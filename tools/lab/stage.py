@@ -15,7 +15,7 @@ import time
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # linux/mount.h
 PR_SET_PDEATHSIG = 1
-PATIENCE_S = 20  # what should happen at once, on a busy machine
+PATIENCE_S = float(os.environ.get("PENSTOCK_PATIENCE_S", 20))  # what should happen at once, on a busy machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
