@@ -13,7 +13,7 @@ namespace penstock::flow {
 
 void Worker::begin_classify(Flow& f) {
   set_phase_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::client_hello));
-  f.peeked_bytes = 0;
+  f.peeked_bytes = f.awaited_bytes = 0;
   arm_poll(f, Op::first_bytes, f.record->fd[kClient], POLLIN | POLLRDHUP);
 }
 
@@ -21,6 +21,7 @@ void Worker::begin_classify(Flow& f) {
 void Worker::on_hello(Flow& f, uint32_t events) {
   FlowRecord& r = *f.record;
   int fd = r.fd[kClient];
+  if (!r.unproven && too_few_first_bytes(f, events)) return;
   ssize_t n = recv(fd, peek_buffer_.data(), peek_buffer_.size(), MSG_PEEK | MSG_DONTWAIT);
   if (n < 0 && errno != EAGAIN) return begin_close(f, CloseReason::client_reset);
   size_t size = n > 0 ? static_cast<size_t>(n) : 0;

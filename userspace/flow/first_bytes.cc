@@ -10,7 +10,9 @@
 // judge there (classify.cc), before the dial.
 #include "flow/first_bytes.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -22,8 +24,8 @@
 namespace penstock::flow {
 namespace {
 
-constexpr uint64_t kNoNewsNs = 10'000'000;
-constexpr size_t kSignatureBytesMax = 12;  // of both versions
+constexpr uint64_t kLookAgainNs = 1'000'000;  // at the soonest
+constexpr size_t kSignatureBytesMax = 12;     // of both versions
 
 }  // namespace
 
@@ -62,17 +64,32 @@ void Worker::on_first_bytes(Flow& f, uint32_t events) {
 // phase, 1 + d: of a direction) that is to end this at `until_ns`.
 void Worker::await_first_bytes(Flow& f, size_t size, size_t need_bytes, uint32_t deadline,
                                uint64_t until_ns) {
-  // The kernel wakes us below the low-water mark when memory is short. Then poll would only spin: look again
-  // later.
-  bool news = size > f.peeked_bytes || f.peeked_bytes == 0;
   f.peeked_bytes = size;
-  if (news) {
-    set_low_water(f.record->fd[kClient], need_bytes);
-    arm_poll(f, Op::first_bytes, f.record->fd[kClient], POLLIN | POLLRDHUP);
-  } else {
-    until_ns = std::min(until_ns, now_ns_ + kNoNewsNs);
-  }
+  if (size < f.awaited_bytes) return look_again(f, deadline, until_ns);
+  f.awaited_bytes = need_bytes;
+  set_low_water(f.record->fd[kClient], need_bytes);
+  arm_poll(f, Op::first_bytes, f.record->fd[kClient], POLLIN | POLLRDHUP);
   deadlines_.set(f.slot * kDeadlinesPerFlow + deadline, until_ns);
+}
+
+// Below the low-water mark the kernel wakes us where memory is short, again and again, so that poll(2) would
+// only spin. An eighth of the time it took to get here is soon enough.
+void Worker::look_again(Flow& f, uint32_t deadline, uint64_t until_ns) {
+  const uint64_t wait_ns = std::max(kLookAgainNs, (now_ns_ - f.record->accepted_ns) / 8);
+  deadlines_.set(f.slot * kDeadlinesPerFlow + deadline, std::min(until_ns, now_ns_ + wait_ns));
+}
+
+// Of the phase's first bytes there are too few to look at; they will be, later. A look takes as long as there
+// are segments, milliseconds where thousands have one byte each; to ask for their number does not.
+bool Worker::too_few_first_bytes(Flow& f, uint32_t events) {
+  const FlowRecord& r = *f.record;
+  int bytes = 0;
+  if (f.awaited_bytes == 0 || (events & (POLLRDHUP | POLLHUP | POLLERR)) || r.direction[kUp].fin_received ||
+      now_ns_ >= r.deadline_ns || ioctl(r.fd[kClient], SIOCINQ, &bytes) ||
+      static_cast<size_t>(bytes) >= f.awaited_bytes)
+    return false;
+  look_again(f, 0, r.deadline_ns);
+  return true;
 }
 
 // REQUIRES: open, `up` is held, nothing of it has moved.

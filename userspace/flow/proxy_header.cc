@@ -46,6 +46,7 @@ void Worker::on_proxy_header(Flow& f, uint32_t events) {
   FlowRecord& r = *f.record;
   int fd = r.fd[kClient];
   const bool taken = r.direction[kUp].discarded_bytes > 0;  // its own: what comes behind the header?
+  if (!taken && too_few_first_bytes(f, events)) return;
   ssize_t n = recv(fd, peek_buffer_.data(), proxy_protocol::kIncomingBytesMax, MSG_PEEK | MSG_DONTWAIT);
   bool reset = (n < 0 && errno != EAGAIN) || (events & POLLERR);
   f.peeked_bytes = taken && n > 0 ? static_cast<size_t>(n) : f.peeked_bytes;

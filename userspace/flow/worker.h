@@ -89,6 +89,7 @@ struct Flow {
   bool kept_alive;           // keepalive of the upstream's socket is set
   uint64_t published_ns;
   size_t peeked_bytes;
+  size_t awaited_bytes;   // of what the client says first: fewer bring no news
   uint64_t proven_by_ns;  // unproven, and began like a PROXY header: by then its first bytes must be none
   uint64_t acked_bytes;   // by both peers, when idleness was last judged
   DirectionState direction[2];
@@ -243,6 +244,8 @@ class Worker {
   // first_bytes.cc
   void on_first_bytes(Flow& f, uint32_t events);
   void await_first_bytes(Flow& f, size_t size, size_t need_bytes, uint32_t deadline, uint64_t until_ns);
+  void look_again(Flow& f, uint32_t deadline, uint64_t until_ns);
+  bool too_few_first_bytes(Flow& f, uint32_t events);
   void check_first_bytes(Flow& f);
   // classify.cc
   void begin_classify(Flow& f);
