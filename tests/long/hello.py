@@ -29,6 +29,7 @@ upstream = "default"
   upstream = "routed"
 """
 IDLE_CPU_S = 0.05  # all of it, for all clients that wait
+BYTEWISE_CPU_S = 0.01  # for one hello of 2,000 bytes in as many segments, splicing its echo included
 
 
 def add_arguments(parser):
@@ -85,6 +86,7 @@ def prove(options, report):
                          f"{'unchanged' if exact else 'CHANGED'}; {time.monotonic() - began_s:.1f} s, CPU of penstockd "
                          f"{daemon.cpu_s() - began_cpu_s:.2f} s")
         wait_in_mid_hello(netns, daemon, options, report)
+        all_at_once(netns, daemon, options, report)
         daemon.wait_active(0)
         daemon.stop()
 
@@ -113,8 +115,11 @@ def connect(netns):
 def answer(client, hello):
     """(who answered, whether all of it came back)"""
     stream = client.makefile("rb")
-    who = stream.readline().decode().strip()
-    return who, stream.read(len(hello)) == hello
+    try:
+        who = stream.readline().decode().strip()
+        return who, stream.read(len(hello)) == hello
+    except ConnectionResetError:
+        return "nobody", False
 
 
 def ask(netns, hello, segment_bytes):
@@ -147,3 +152,20 @@ def wait_in_mid_hello(netns, daemon, options, report):
             answers.append(answer(client, hello))
     right = answers.count(("routed", True))
     report.claim(right == options.clients, "after the wait", f"{right} of {options.clients} took the right route, unchanged")
+
+
+def all_at_once(netns, daemon, options, report):
+    """Their segments lie too close for TCP to merge them, so that the receive buffers are full of segments of one byte."""
+    hello = client_hello(NAME, 2000)
+    with contextlib.ExitStack() as sockets:
+        clients = [sockets.enter_context(connect(netns)) for _ in range(options.clients)]
+        began_s, began_cpu_s = time.monotonic(), daemon.cpu_s()
+        for at in range(len(hello)):
+            for client in clients:
+                client.sendall(hello[at:at + 1])
+        answers = [answer(client, hello) for client in clients]
+        used_s = daemon.cpu_s() - began_cpu_s
+    right = answers.count(("routed", True))
+    report.claim(right == options.clients and used_s <= BYTEWISE_CPU_S * options.clients, "a byte of each in turn",
+                 f"{right} of {options.clients} hellos of {len(hello)} bytes took the right route, unchanged; "
+                 f"{time.monotonic() - began_s:.1f} s, {used_s / options.clients * 1000:.1f} ms of CPU each")
