@@ -102,8 +102,11 @@ ssize_t splice_in(Socket* s, PipeBuffer& pipe, size_t length) {
     if (s->urgent && s->readable() > 0) return failed<ssize_t>(EAGAIN);
     return nothing_to_read(s);
   }
-  if (int error = k.fault("splice(in)", {ENOMEM, EINTR})) return failed<ssize_t>(error);
   most = shortened(static_cast<uint32_t>(std::min<size_t>(most, length)));
+  if (int error = k.fault("splice(in)", {ENOMEM, EINTR, kShort})) {
+    if (error != kShort) return failed<ssize_t>(error);
+    most = 1;
+  }
   ssize_t n = 0;
   while (most > 0 && !pipe.full() && !s->queue.empty()) {
     const Segment& first = s->queue.front();
@@ -122,7 +125,10 @@ ssize_t splice_out(PipeBuffer& pipe, Socket* s, size_t length) {
   Kernel& k = *g_kernel;
   if (pipe.size == 0) return failed<ssize_t>(EAGAIN);
   if (int error = cannot_send(s)) return failed<ssize_t>(error);
-  if (int error = k.fault("splice(out)", {EAGAIN, EINTR})) return failed<ssize_t>(error);
+  if (int error = k.fault("splice(out)", {EAGAIN, EINTR, kShort})) {
+    if (error != kShort) return failed<ssize_t>(error);
+    length = 1;
+  }
   ssize_t n = 0;
   while (length > 0 && pipe.size > 0 && s->room() > 0) {
     Bytes& first = pipe.slots.front();
@@ -189,7 +195,10 @@ ssize_t __wrap_send(int fd, const void* buffer, size_t size, int flags) {
     return 0;
   }
   if (int error = cannot_send(s)) return failed<ssize_t>(error);
-  if (int error = k.fault("send", {EAGAIN, ECONNRESET, EPIPE})) return failed<ssize_t>(error);
+  if (int error = k.fault("send", {EAGAIN, ECONNRESET, EPIPE, kShort})) {
+    if (error != kShort) return failed<ssize_t>(error);
+    size = 1;
+  }
   Stream& stream = k.streams.emplace_back();
   stream.name = "what penstock says itself";
   stream.first.assign(static_cast<const char*>(buffer), size);

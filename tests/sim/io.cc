@@ -87,6 +87,7 @@ class SimIo : public io::Io {
     bool fresh = true, cancelled = false, over = false;
     int error = 0;
     uint32_t seen = 0;  // of File::wakes
+    uint32_t told = 0;
   };
 
   void begin(const Operation& op);
@@ -158,7 +159,8 @@ void SimIo::look(Operation& op) {
     op.fresh = !k.maybe_file(op.fd)->socket->accepted.empty();
   } else if (events && op.what == What::once) {
     end(op, static_cast<int>(events));
-  } else if (events && (fresh || k.random.chance(7, 8) || !(events & POLLRDHUP))) {
+  } else if (events && (fresh || (events & ~op.told) || op.events == POLLIN || k.random.chance(1, 8))) {
+    op.told = events;
     ready_.push_back({op.token, static_cast<int>(events), true});
   } else if (op.cancelled) {
     end(op, -ECANCELED);

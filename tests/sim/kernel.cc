@@ -125,8 +125,8 @@ void Kernel::trace(const std::string& what) {
 }
 
 void Kernel::violated(const std::string& what) {
-  fprintf(stderr, "%s: at %.6f s: %s\n%s%s\n", title.c_str(), static_cast<double>(now - 1'000'000'000'000) / 1e9, what.c_str(),
-          faults ? "last fault: " : "", fault_text.c_str());
+  fprintf(stderr, "%s: at %.6f s: %s\n%s%s", title.c_str(), static_cast<double>(now - 1'000'000'000'000) / 1e9, what.c_str(),
+          faults ? ("last fault: " + fault_text + "\n").c_str() : "", describe ? describe().c_str() : "");
   fflush(stderr);
   _exit(1);
 }

@@ -25,6 +25,7 @@
 namespace penstock::sim {
 
 inline constexpr int kFirstFd = 1 << 20;  // descriptors from here on are simulated
+inline constexpr int kShort = -1;
 inline constexpr uint32_t kReceiveShut = 1, kSendShut = 2;
 
 struct Segment {
@@ -147,7 +148,8 @@ class Kernel {
   Weather weather;
 
   // ---- faults ----
-  // 0, or one of `errors`: this call is to fail with it. Each call is one of those counted in `fallible`.
+  // 0, or one of `errors`: this call is to fail with it; kShort: it does one byte. Each call is one of those
+  // counted in `fallible`.
   int fault(const char* call, std::initializer_list<int> errors);
   uint64_t fallible = 0;
   uint64_t fail_nth = UINT64_MAX;  // that one fails
@@ -195,6 +197,7 @@ class Kernel {
   void trace(const std::string& what);
   bool tracing = false;
   std::string title;  // which life this is
+  std::function<std::string()> describe;  // how far it is, for violated()
   bool foreign = false;  // what runs now runs on no worker's thread
   std::deque<Stream> streams;
 

@@ -53,6 +53,7 @@ void Life::on_server_bytes(Upstream& server, const Extent& e) {
 
 void Life::on_client_eof(Client& client) {
   if (client.reason == "client_closed_early" || client.reason == "proxy_probe" || client.reason == "no_server") return;
+  look_at_records();
   if (!client.server)
     for (Upstream& u : servers_)
       if (client_of_.count(u.peer->socket->other->cookie) && client_of_[u.peer->socket->other->cookie] == client.ours->cookie)
@@ -69,6 +70,7 @@ void Life::on_client_eof(Client& client) {
 }
 
 void Life::on_server_eof(Upstream& server) {
+  look_at_records();
   const uint64_t cookie = server.peer->socket->other->cookie;
   if (!server.client)
     for (Client& c : clients_)
@@ -184,21 +186,19 @@ void Life::expect(const Shape& shape) {
   const bool faults = shape.weather.fault_in || kernel_.fail_nth != UINT64_MAX;
   if (faults)
     may({R::client_reset, R::upstream_reset, R::client_timeout, R::upstream_timeout, R::resolve_failed, R::connect_refused,
-         R::connect_unreachable, R::connect_timeout, R::connect_failed, R::fd_limit, R::internal_error, R::client_closed_early,
-         R::idle_timeout, R::half_closed_timeout, R::proxy_probe});
-  bool resets = false, silent = false;
+         R::connect_unreachable, R::connect_timeout, R::connect_failed, R::fd_limit, R::internal_error, R::client_closed_early, R::proxy_probe});
+  bool silent = false;
   for (const ClientShape& c : shape.clients) {
     if (c.talk.end == Talk::reset || c.talk.end == Talk::close || c.talk.reset_at_ns) {
       may({R::client_reset, R::client_closed_early, R::proxy_probe});
-      resets = true;
     }
     silent |= !c.talk.ends_by_itself();
+    if (c.talk.begin_ns + c.talk.pause_ns * 50 > 4 * kSecond) may({R::client_hello_timeout, R::proxy_header_timeout, R::proxy_not_trusted});
     if (c.talk.urgent_at != UINT64_MAX) may({R::urgent_data});
   }
   for (const ServerShape& s : shape.servers) {
     if (s.talk.end == Talk::reset || s.talk.end == Talk::close || s.talk.reset_at_ns) {
       may({R::upstream_reset});
-      resets = true;
     }
     silent |= !s.talk.ends_by_itself();
     if (s.talk.urgent_at != UINT64_MAX) may({R::urgent_data});
@@ -210,7 +210,7 @@ void Life::expect(const Shape& shape) {
   for (const NameShape& n : shape.names)
     if ((n.addresses.empty() && n.targets.empty()) || n.changes || n.delay_ns > kSecond) may({R::resolve_failed, R::connect_timeout});
   if (silent) may({R::idle_timeout, R::half_closed_timeout, R::client_hello_timeout, R::proxy_header_timeout});
-  if (shape.flows_max < shape.clients.size()) may({R::max_flows});
+  if (shape.flows_max < shape.clients.size() || shape.config.limits.max_flows) may({R::max_flows});
   if (shape.memory_limit < (64u << 20)) may({R::memory_limit});
   if (shape.weather.descriptors_max < 100) may({R::fd_limit});
   for (const config::Listener& l : shape.config.listeners) {
@@ -229,7 +229,6 @@ void Life::expect(const Shape& shape) {
     if (c.what == Command::drain) may({R::no_server});
     if (c.what == Command::fail_socket) may({R::client_timeout, R::upstream_timeout, R::client_reset, R::upstream_reset});
   }
-  (void)resets;
 }
 
 }  // namespace penstock::sim

@@ -19,7 +19,9 @@ Life* g_life = nullptr;
 
 namespace {
 
-constexpr uint64_t kLifeMaxNs = 3600 * kSecond;
+constexpr uint64_t kLifeMaxNs = 3600 * kSecond, kAfterNs = 300 * kSecond;
+
+}  // namespace
 
 // Opened once; its memory begins anew with each life.
 sockmap::Sockmap& the_sockmap() {
@@ -34,8 +36,6 @@ sockmap::Sockmap& the_sockmap() {
   return *one;
 }
 
-}  // namespace
-
 void Summary::add(const Summary& other) {
   for (const auto& [reason, n] : other.closed) closed[reason] += n;
   for (const auto& [why, n] : other.lane_changes) lane_changes[why] += n;
@@ -46,6 +46,7 @@ void Summary::add(const Summary& other) {
 
 Life::Life(Kernel& kernel, const Shape& shape) : kernel_(kernel), shape_(shape) {
   g_life = this;
+  kernel_.describe = [this] { return describe(); };
 }
 Life::~Life() {
   g_life = nullptr;
@@ -115,6 +116,18 @@ int Life::open_listener(uint32_t index) {
   return fd;
 }
 
+std::string Life::describe() const {
+  const auto line = [](const Peer& p, const std::string& reason) {
+    return fmt::format("  {}: said {} of {}{}, heard {}{}{}{}, its end: {} {}\n", p.out.name, p.said, p.talk.say_bytes,
+                       p.said_fin ? " and FIN" : "", p.heard, p.heard_eof ? " and FIN" : "", p.heard_reset ? " and RST" : "",
+                       p.gone ? ", gone" : "", static_cast<int>(p.talk.end), reason);
+  };
+  std::string out;
+  for (const Client& c : clients_) out += line(*c.peer, c.reason);
+  for (const Upstream& u : servers_) out += line(*u.peer, "");
+  return out;
+}
+
 Summary Life::live() {
   expect(shape_);
   set_up();
@@ -139,6 +152,9 @@ Summary Life::live() {
   check_totals();
   shared_->workers.clear();
   shared_->set_plan(nullptr);
+  const uint64_t until = kernel_.now + kAfterNs;
+  while (!peers_over() && kernel_.step(until)) {  // what is still under way arrives
+  }
   if (kernel_.open_descriptors())
     kernel_.violated(fmt::format("{} descriptors are left open", kernel_.open_descriptors()));
   for (const auto& plan : plans_)
@@ -150,12 +166,12 @@ Summary Life::live() {
 
 void Life::arrive(const ClientShape& shape) {
   arrived_++;
-  const int fd = listeners_[shape.listener];
-  if (fd < 0) return;
+  const File* listener = kernel_.maybe_file(listeners_[shape.listener]);
+  if (!listener || !listener->socket || listener->socket->state != TCP_LISTEN) return;
   Endpoint to;
   to.address = *IpAddress::parse("192.0.2.10");
   to.port = kListenPort;
-  Socket* socket = kernel_.arrive(kernel_.file(fd)->socket, shape.from, to);
+  Socket* socket = kernel_.arrive(listener->socket, shape.from, to);
   if (!socket) return;
   Client& c = clients_.emplace_back();
   c.shape = &shape;
@@ -181,8 +197,8 @@ void Life::begin_server(Socket* socket, const Talk& talk) {
 }
 
 void Life::do_command(const Command& command) {
-  flow::Worker& w = *shared_->workers[kernel_.random.below(shape_.threads)];
   if (stopped_) return;
+  flow::Worker& w = *shared_->workers[kernel_.random.below(shape_.threads)];
   kernel_.trace(fmt::format("command {}", static_cast<int>(command.what)));
   switch (command.what) {
     case Command::kill:
@@ -209,6 +225,7 @@ void Life::do_command(const Command& command) {
       plans_.back()->servers_at(0).for_each_server([](flow::Server& s) { s.drained = true; });
       return;
     case Command::reload:
+      if (!accepting_ || ending_) return;  // the daemon refuses it then
       plans_.push_back(make_plan());
       shared_->set_plan(plans_.back());
       for (uint32_t i = 0; i < listeners_.size(); i++)
@@ -217,16 +234,17 @@ void Life::do_command(const Command& command) {
       return;
     case Command::move_listener: {
       const int fd = std::exchange(listeners_[0], -1);
-      if (fd < 0 || ending_) return;
+      if (fd < 0 || !accepting_ || ending_) return;
       flow::Worker& owner = *shared_->workers[0];
       owner.retire_listener(fd);
       kernel_.after(kSecond, [this, &owner, fd] {
-        if (!stopped_) owner.remove_listener(fd);
+        if (accepting_ && !ending_) owner.remove_listener(fd);
       });
       listeners_[0] = open_listener(0);
       return;
     }
     case Command::stop_accepting:
+      accepting_ = false;
       for (auto& worker : shared_->workers) worker->stop_accepting();
       return;
     case Command::stop:
@@ -252,12 +270,19 @@ void Life::end() {
   for (auto& w : shared_->workers) w->stop(CloseReason::shutdown);
 }
 
-bool Life::all_over() const {
-  if (arrived_ < shape_.clients.size()) return false;
+bool Life::peers_over() const {
   for (const Client& c : clients_)
     if (!c.peer->over()) return false;
   for (const Upstream& u : servers_)
     if (!u.peer->over()) return false;
+  return true;
+}
+
+bool Life::all_over() const {
+  if (arrived_ < shape_.clients.size()) return false;
+  for (const Client& c : clients_)
+    if (c.lines == 0 && !c.ours->closed) return false;
+  if (!peers_over()) return false;
   for (uint32_t slot = 0; slot < shared_->slots_used; slot++)
     if ((*table_)[slot].phase != flow::Phase::free) return false;
   return true;

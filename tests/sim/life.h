@@ -12,6 +12,7 @@
 #include "sim/kernel.h"
 #include "sim/peer.h"
 #include "sim/shape.h"
+#include "sockmap/sockmap.h"
 
 namespace penstock::sim {
 
@@ -21,6 +22,8 @@ struct Summary {
   uint64_t flows = 0, spliced_bytes = 0, relayed_bytes = 0;
   void add(const Summary& other);
 };
+
+sockmap::Sockmap& the_sockmap();  // of the simulated kernel; opened once
 
 class Life {
  public:
@@ -32,6 +35,7 @@ class Life {
   dns::Answer answer(const std::string& name, dns::Family family, bool srv);
   uint64_t answer_delay(const std::string& name);
   void on_line(std::string_view line);
+  bool stopped() const { return stopped_; }
 
  private:
   struct Upstream;
@@ -58,6 +62,7 @@ class Life {
   void do_command(const Command& command);
   void each_step();
   void look_at_records();
+  bool peers_over() const;
   bool all_over() const;
   void end();
 
@@ -67,6 +72,7 @@ class Life {
   void on_server_eof(Upstream& server);
   void check_end(const Client& client);
   void check_totals();
+  std::string describe() const;
   void may(std::initializer_list<flow::CloseReason> reasons) { may_.insert(reasons); }
   void expect(const Shape& shape);
 
@@ -91,7 +97,7 @@ class Life {
   Summary summary_;
   uint32_t arrived_ = 0;
   uint64_t lines_ = 0;
-  bool ending_ = false, stopped_ = false;
+  bool accepting_ = true, ending_ = false, stopped_ = false;
 };
 
 extern Life* g_life;

@@ -9,6 +9,8 @@
 #include <string>
 
 #include "sim/life.h"
+#include "sim/scenarios.h"
+#include "sim/script.h"
 
 namespace penstock::sim {
 namespace {
@@ -35,14 +37,64 @@ Summary one_life(uint64_t seed, uint64_t number, bool trace) {
   return life.live();
 }
 
+struct Failing {
+  uint64_t nth = UINT64_MAX;  // operation, from 0; none
+  uint32_t variant = 0;       // of its errors
+};
+struct Played {
+  uint64_t fallible;
+  uint32_t errors;  // of the one that failed
+};
+
+Played play(const Scenario& scenario, uint64_t seed, const Failing& failing, bool trace) {
+  Kernel kernel(seed);
+  kernel.title = fmt::format("penstock-sim --seed {} --scenario {} --nth {} --variant {}", seed, scenario.name,
+                             static_cast<int64_t>(failing.nth), failing.variant);
+  kernel.tracing = trace;
+  kernel.fail_nth = failing.nth;
+  kernel.fail_variant = failing.variant;
+  Shape shape = calm_shape();
+  scenario.change(&shape);
+  kernel.weather = shape.weather;
+  Life life(kernel, shape);
+  life.live();
+  return {kernel.fallible, kernel.failed_errors};
+}
+
+// Every operation of every scenario, with every error it may have.
+void fail_each(uint64_t seed) {
+  uint64_t all = 0;
+  for (const Scenario& s : scenarios()) {
+    const uint64_t count = play(s, seed, {}, false).fallible;
+    uint64_t reached = 0, lives = 0;
+    for (uint64_t n = 0; n < count; n++) {
+      uint32_t errors = 1;
+      for (uint32_t variant = 0; variant < errors; variant++, lives++) {
+        errors = play(s, seed, {n, variant}, false).errors;
+        reached += variant == 0 && errors > 0;
+      }
+    }
+    fmt::print("{:24} {} of {} operations failed, in {} lives\n", s.name, reached, count, lives);
+    fflush(stdout);
+    all += lives;
+  }
+  fmt::print("{} scenarios, {} lives\n", scenarios().size(), all);
+}
+
 int usage() {
-  fputs("penstock-sim [--seed N] [--lives N] [--life N]\n", stderr);
+  fputs("penstock-sim [--seed N] [--lives N]             random lives\n"
+        "penstock-sim [--seed N] --life N                one of them, with a trace\n"
+        "penstock-sim [--seed N] --scenario each         every operation of every scenario fails once\n"
+        "penstock-sim [--seed N] --scripts N             for differential_test\n"
+        "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]]   one of them, with a trace\n",
+        stderr);
   return 2;
 }
 
 int run(int argc, char** argv) {
-  uint64_t seed = 1, lives = 1000;
-  std::string only;
+  uint64_t seed = 1, lives = 1000, scripts = 0;
+  std::string only, scenario;
+  Failing failing;
   for (int i = 1; i < argc; i++) {
     const std::string option = argv[i];
     if (i + 1 == argc) return usage();
@@ -50,9 +102,29 @@ int run(int argc, char** argv) {
     if (option == "--seed") seed = strtoull(value, nullptr, 10);
     else if (option == "--lives") lives = strtoull(value, nullptr, 10);
     else if (option == "--life") only = value;
+    else if (option == "--scenario") scenario = value;
+    else if (option == "--scripts") scripts = strtoull(value, nullptr, 10);
+    else if (option == "--nth") failing.nth = strtoull(value, nullptr, 10);
+    else if (option == "--variant") failing.variant = static_cast<uint32_t>(strtoul(value, nullptr, 10));
     else return usage();
   }
   for (int s : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE}) signal(s, on_abort);
+  if (scripts) {
+    print_scripts(seed, scripts);
+    return 0;
+  }
+  if (scenario == "each") {
+    fail_each(seed);
+    return 0;
+  }
+  if (!scenario.empty()) {
+    for (const Scenario& s : scenarios())
+      if (s.name == scenario) {
+        play(s, seed, failing, true);
+        return 0;
+      }
+    return usage();
+  }
   Summary all;
   if (!only.empty()) {
     all.add(one_life(seed, strtoull(only.c_str(), nullptr, 10), true));

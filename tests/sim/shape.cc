@@ -160,6 +160,7 @@ Shape random_shape(Random& r) {
   }
 
   // the listener
+  c.listeners.reserve(2);
   config::Listener& l = c.listeners[0];
   const bool by_sni = r.chance(1, 3), by_proxy = r.chance(1, 5);
   if (by_sni) {
@@ -198,7 +199,9 @@ Shape random_shape(Random& r) {
       k.header_bytes = k.talk.first.size();
     } else if (by_proxy && rough && r.chance(1, 6)) {
       k.talk.first = proxy_header(k.from, r.chance(1, 2), false);
-      k.talk.first.resize(r.below(k.talk.first.size() + 1));
+      const size_t whole = k.talk.first.size();
+      k.talk.first.resize(r.below(whole + 1));
+      if (l.accept_proxy.from[0].contains(k.from.address) && k.talk.first.size() == whole) k.header_bytes = whole;
     }
     if (by_sni || r.chance(1, 10)) {
       test::TlsHello hello;

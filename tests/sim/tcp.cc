@@ -224,6 +224,7 @@ void Kernel::fail(Socket* s, int error) {
   if (!s->connected()) return;
   on_reset(s);
   s->error = error;
+  if (s->other) on_reset(s->other);  // it learns in the same way
 }
 
 void Kernel::schedule_ack(Socket* of, uint64_t in_ns) {
