@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// libbpf as userspace/sockmap calls it, over maps in plain memory, and the helpers of the programs. Opened once;
-// reset_maps() between two lives.
+// libbpf as userspace/sockmap calls it, over maps in plain memory, and the helpers of the programs. Opened
+// once; reset_maps() between two lives.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fmt/format.h>
@@ -29,7 +29,16 @@ struct bpf_program {
 namespace penstock::sim {
 namespace {
 
-enum Number { kSources = 1, kTargets, kFlows, kEnter, kForget, kPublish, kTrim, kOther };  // instead of descriptors
+enum Number {
+  kSources = 1,
+  kTargets,
+  kFlows,
+  kEnter,
+  kForget,
+  kPublish,
+  kTrim,
+  kOther
+};  // instead of descriptors
 
 uint32_t g_unused_rodata[2];
 
@@ -137,7 +146,8 @@ int sim_update(sim_map, const void* key, const void* value) {  // direction_of a
 }
 
 int sim_delete(sim_map map, const void* key) {
-  if (map == kSimDirectionOf) return g_maps.direction_of.erase(*static_cast<const uint64_t*>(key)) ? 0 : ENOENT;
+  if (map == kSimDirectionOf)
+    return g_maps.direction_of.erase(*static_cast<const uint64_t*>(key)) ? 0 : ENOENT;
   if (map == kSimFlows) return g_maps.flows.erase(*static_cast<const uint64_t*>(key)) ? 0 : ENOENT;
   const uint32_t index = *static_cast<const uint32_t*>(key);
   Socket*& entry = map == kSimSources ? g_maps.sources[index] : g_maps.targets[index];
@@ -184,9 +194,9 @@ int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts
   using namespace penstock;
   static std::map<std::string, bpf_map> maps;
   static std::map<std::string, bpf_program> programs;
-  static const std::map<std::string, int> numbers = {{"sources", kSources}, {"targets", kTargets}, {"flows", kFlows},
-                                                     {"enter", kEnter},     {"forget", kForget},   {"publish", kPublish},
-                                                     {"trim", kTrim}};
+  static const std::map<std::string, int> numbers = {
+      {"sources", kSources}, {"targets", kTargets}, {"flows", kFlows}, {"enter", kEnter},
+      {"forget", kForget},   {"publish", kPublish}, {"trim", kTrim}};
   const auto number = [](const char* name) {
     const auto found = numbers.find(name);
     return found == numbers.end() ? static_cast<int>(kOther) : found->second;
@@ -204,7 +214,8 @@ int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts
     p.fd = number(s->progs[i].name);
     *s->progs[i].prog = &p;
   }
-  maps["directions"].fd = memory(sizeof(penstock_direction) * 2 * kFlowsMax, reinterpret_cast<void**>(&g_maps.directions));
+  maps["directions"].fd =
+      memory(sizeof(penstock_direction) * 2 * kFlowsMax, reinterpret_cast<void**>(&g_maps.directions));
   maps["globals"].fd = memory(sizeof(penstock_globals), reinterpret_cast<void**>(&g_maps.globals));
   maps["totals"].fd = memory(sizeof(penstock_totals), reinterpret_cast<void**>(&g_maps.totals));
   maps["listeners"].fd = memory(sizeof(penstock_listener) * PENSTOCK_LISTENERS_MAX, nullptr);
@@ -294,7 +305,9 @@ int bpf_map_delete_elem(int fd, const void* key) {
 int bpf_prog_test_run_opts(int fd, bpf_test_run_opts* o) {
   g_kernel->between("bpf(run)");
   void* context = const_cast<void*>(o->ctx_in);
-  const int result = fd == kEnter ? sim_enter(context) : fd == kForget ? sim_forget(context) : sim_publish(context);
+  const int result = fd == kEnter    ? sim_enter(context)
+                     : fd == kForget ? sim_forget(context)
+                                     : sim_publish(context);
   o->retval = static_cast<uint32_t>(result);
   return 0;
 }

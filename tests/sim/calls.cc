@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The system calls of userspace/flow (and of sockmap.cc), by the linker's --wrap: a simulated descriptor goes to
-// the simulated kernel, any other to the real one. Which error a call may give stands at the call: what Linux
-// cannot say there is not injected.
+// The system calls of userspace/flow (and of sockmap.cc), by the linker's --wrap: a simulated descriptor goes
+// to the simulated kernel, any other to the real one. Which error a call may give stands at the call: what
+// Linux cannot say there is not injected.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sock_diag.h>
@@ -217,7 +217,8 @@ ssize_t __wrap_splice(int in, off64_t* in_at, int out, off64_t* out_at, size_t l
                                             : splice_out(*from->pipe, to->socket, length);
   if (k.tracing) {
     const int error = errno;
-    k.trace(fmt::format("  {} -> {}: {} ({})", in - kFirstFd, out - kFirstFd, n, n < 0 ? strerror(error) : ""));
+    k.trace(
+        fmt::format("  {} -> {}: {} ({})", in - kFirstFd, out - kFirstFd, n, n < 0 ? strerror(error) : ""));
     errno = error;
   }
   return n;
@@ -228,7 +229,8 @@ int __wrap_getsockopt(int fd, int level, int name, void* value, socklen_t* size)
   if (!simulated(fd)) return __real_getsockopt(fd, level, name, value, size);
   g_kernel->between("getsockopt");
   Socket* s = socket_of(fd);
-  if (level == IPPROTO_TCP && name == TCP_INFO) return fill_tcp_info(s->state, s->received, s->acked, value, size);
+  if (level == IPPROTO_TCP && name == TCP_INFO)
+    return fill_tcp_info(s->state, s->received, s->acked, value, size);
   switch (name) {
     case SO_ERROR:
       return get_error(s, value, size);
@@ -305,7 +307,8 @@ int __wrap_close(int fd) {
   k.between("close");
   File f = *k.file(fd);
   if (k.tracing && f.socket)
-    k.trace(fmt::format("  close {} with {} to read{}", fd - kFirstFd, f.socket->readable(), f.counter ? ", RST" : ""));
+    k.trace(fmt::format("  close {} with {} to read{}", fd - kFirstFd, f.socket->readable(),
+                        f.counter ? ", RST" : ""));
   k.close(fd);
   if (f.kind == Kind::tcp && f.socket) k.close_socket(f.socket, f.counter != 0);
   return 0;

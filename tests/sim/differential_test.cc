@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The simulated kernel is no authority: each script that `penstock-sim --scripts` plays in it is played again on the
-// kernel at hand, through the same Sockmap, and after every act the same must be seen.
+// The simulated kernel is no authority: each script that `penstock-sim --scripts` plays in it is played again
+// on the kernel at hand, through the same Sockmap, and after every act the same must be seen.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <linux/sockios.h>

@@ -54,12 +54,14 @@ class SimIo : public io::Io {
 
   void accept(int fd, io::Token token) override { begin({token, What::accept, fd, POLLIN}); }
   void poll(int fd, uint32_t events, io::Token token) override { begin({token, What::once, fd, events}); }
-  void poll_each(int fd, uint32_t events, io::Token token) override { begin({token, What::each, fd, events}); }
+  void poll_each(int fd, uint32_t events, io::Token token) override {
+    begin({token, What::each, fd, events});
+  }
   void connect(int fd, const Endpoint& to, io::Token token) override {
     begin({token, What::connect, fd, POLLOUT});
     Kernel& k = *g_kernel;
-    if (int error = k.fault("connect", {ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL, EPERM, EACCES,
-                                        ENOBUFS, ECONNRESET}))
+    if (int error = k.fault("connect", {ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL,
+                                        EPERM, EACCES, ENOBUFS, ECONNRESET}))
       operations_.back().error = error;
     else
       k.connect(k.file(fd)->socket, to);
@@ -108,7 +110,8 @@ class SimIo : public io::Io {
   uint64_t until_ns_ = UINT64_MAX;
   std::vector<Operation> operations_;
   std::vector<io::Completion> ready_;
-  std::vector<std::pair<io::Token, int>> ending_;  // told as over, not yet delivered: descriptors still in use
+  std::vector<std::pair<io::Token, int>>
+      ending_;  // told as over, not yet delivered: descriptors still in use
   mutable uint32_t ring_looks_ = 0;
 };
 
@@ -187,7 +190,8 @@ SimIo* choose() {
     if (!due.empty() && !late) return due[k.random.below(due.size())];
     if (k.random.chance(1, 512)) return g_turns.ios[k.random.below(g_turns.ios.size())];
     waited += !due.empty();
-    if (due.empty() && until == UINT64_MAX && k.next_event_ns() == UINT64_MAX) k.violated("nothing will ever happen again");
+    if (due.empty() && until == UINT64_MAX && k.next_event_ns() == UINT64_MAX)
+      k.violated("nothing will ever happen again");
     k.step(due.empty() ? until : k.next_event_ns());
     (*g_turns.each_step)();
   }
@@ -219,13 +223,14 @@ void SimIo::run(uint64_t until_ns, const std::function<void(const io::Completion
     const io::Completion c = ready_[at];
     ready_.erase(ready_.begin() + static_cast<long>(at));
     if (!c.more) {
-      const auto over = std::find_if(ending_.begin(), ending_.end(), [&](const auto& e) { return e.first == c.token; });
+      const auto over =
+          std::find_if(ending_.begin(), ending_.end(), [&](const auto& e) { return e.first == c.token; });
       if (File* f = k.maybe_file(over->second)) f->operations--;
       ending_.erase(over);
     }
     if (k.tracing)
-      k.trace(fmt::format("worker {}: op {} slot {} gen {}: {}{}", index_, c.token & 0xff, c.token >> 8 & 0xffffff,
-                          c.token >> 32, c.result, c.more ? "" : " (over)"));
+      k.trace(fmt::format("worker {}: op {} slot {} gen {}: {}{}", index_, c.token & 0xff,
+                          c.token >> 8 & 0xffffff, c.token >> 32, c.result, c.more ? "" : " (over)"));
     on_completion(c);
   }
   until_ns_ = 0;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim/io.h: io::Io over the simulated kernel. Whoever waits in run() makes the world go on: one worker's thread
-// at a time runs, the others and the main thread wait for their turn.
+// sim/io.h: io::Io over the simulated kernel. Whoever waits in run() makes the world go on: one worker's
+// thread at a time runs, the others and the main thread wait for their turn.
 #pragma once
 #include <functional>
 
 namespace penstock::sim {
 
-// From the main thread: all workers are started, and wait in run(). Until the last one's Io is gone; `each_step`
-// after everything that happens.
+// From the main thread: all workers are started, and wait in run(). Until the last one's Io is gone;
+// `each_step` after everything that happens.
 void run_workers(int workers, const std::function<void()>& each_step);
 
 }  // namespace penstock::sim

@@ -84,7 +84,8 @@ File* Kernel::file(int fd) {
 
 void Kernel::close(int fd) {
   File* f = file(fd);
-  if (f->operations) violated(fmt::format("descriptor {} is closed with an operation in flight", fd - kFirstFd));
+  if (f->operations)
+    violated(fmt::format("descriptor {} is closed with an operation in flight", fd - kFirstFd));
   *f = File{.wakes = f->wakes};
   open_count_--;
 }
@@ -103,7 +104,8 @@ uint32_t Kernel::poll(int fd) {
   if (f->kind != Kind::tcp) return 0;
   Socket* s = f->socket;
   uint32_t events = 0;
-  if (s->state == TCP_LISTEN) return (s->accepted.empty() ? 0 : POLLIN) | (s->shut & kReceiveShut ? POLLHUP : 0);
+  if (s->state == TCP_LISTEN)
+    return (s->accepted.empty() ? 0 : POLLIN) | (s->shut & kReceiveShut ? POLLHUP : 0);
   if (s->shut == (kReceiveShut | kSendShut) || s->state == TCP_CLOSE) events |= POLLHUP;
   if (s->shut & kReceiveShut) events |= POLLIN | POLLRDHUP;
   if (s->state != TCP_SYN_SENT) {
@@ -121,11 +123,13 @@ void Kernel::listen(Socket* s) {
 }
 
 void Kernel::trace(const std::string& what) {
-  if (tracing) fprintf(stderr, "%12.6f %s\n", static_cast<double>(now - 1'000'000'000'000) / 1e9, what.c_str());
+  if (tracing)
+    fprintf(stderr, "%12.6f %s\n", static_cast<double>(now - 1'000'000'000'000) / 1e9, what.c_str());
 }
 
 void Kernel::violated(const std::string& what) {
-  fprintf(stderr, "%s: at %.6f s: %s\n%s%s", title.c_str(), static_cast<double>(now - 1'000'000'000'000) / 1e9, what.c_str(),
+  fprintf(stderr, "%s: at %.6f s: %s\n%s%s", title.c_str(),
+          static_cast<double>(now - 1'000'000'000'000) / 1e9, what.c_str(),
           faults ? ("last fault: " + fault_text + "\n").c_str() : "", describe ? describe().c_str() : "");
   fflush(stderr);
   _exit(1);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // sim/kernel.h: the kernel as userspace/flow sees it, simulated: one clock, TCP between sockets, pipes, the
 // sockmap's queues (the programs themselves are the real ones, programs.h). One thread runs at a time and all
-// chance comes from one seed. What it claims of Linux stands in KERNEL.md beside this file, and differential_test
-// holds it against the kernel at hand.
+// chance comes from one seed. What it claims of Linux stands in KERNEL.md beside this file, and
+// differential_test holds it against the kernel at hand.
 #pragma once
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -37,13 +37,13 @@ struct Segment {
 struct Socket {
   sim_tcp_sock view{};  // for the programs
   uint64_t cookie = 0;
-  int fd = -1;         // -1: nobody's here: a peer, in an accept queue, or closed
-  bool ours = false;   // the programs see it
+  int fd = -1;          // -1: nobody's here: a peer, in an accept queue, or closed
+  bool ours = false;    // the programs see it
   bool closed = false;  // by its owner
   int state = TCP_CLOSE;
-  int error = 0;         // sk_err
-  uint32_t shut = 0;     // sk_shutdown
-  bool done = false;     // SOCK_DONE: a FIN has come
+  int error = 0;      // sk_err
+  uint32_t shut = 0;  // sk_shutdown
+  bool done = false;  // SOCK_DONE: a FIN has come
   bool opened_by_us = false;
   Socket* other = nullptr;
   Endpoint local, remote;
@@ -63,8 +63,8 @@ struct Socket {
   // sending
   Bytes unsent;
   uint32_t write_seq = 0, sent_seq = 0, una_seq = 0;
-  uint64_t acked = 0;      // tcpi_bytes_acked
-  uint32_t to_ack = 0;     // arrived, the ACK is under way
+  uint64_t acked = 0;   // tcpi_bytes_acked
+  uint32_t to_ack = 0;  // arrived, the ACK is under way
   bool acking = false;
   bool fin_queued = false, fin_sent = false, fin_acked = false, fin_to_ack = false;
   uint32_t send_buffer = 128 << 10;
@@ -101,8 +101,8 @@ struct File {
   Kind kind = Kind::none;
   Socket* socket = nullptr;
   std::shared_ptr<PipeBuffer> pipe;
-  uint64_t counter = 0;  // of an event
-  uint32_t wakes = 0;    // times it woke who waits
+  uint64_t counter = 0;     // of an event
+  uint32_t wakes = 0;       // times it woke who waits
   uint32_t operations = 0;  // in flight on it
 };
 
@@ -115,17 +115,17 @@ struct Remote {
 
 // How rough a life is.
 struct Weather {
-  uint32_t late_in = 3;        // a completion waits with this chance of 1 in
-  uint32_t between_in = 4;     // before a system call the world goes on, 1 in
-  uint32_t short_in = 0;       // a transfer is cut short, 1 in; 0: never
-  uint32_t fault_in = 0;       // a call fails that may, 1 in; 0: never
-  uint32_t overlap_in = 0;     // a segment is sent again in part, 1 in
+  uint32_t late_in = 3;     // a completion waits with this chance of 1 in
+  uint32_t between_in = 4;  // before a system call the world goes on, 1 in
+  uint32_t short_in = 0;    // a transfer is cut short, 1 in; 0: never
+  uint32_t fault_in = 0;    // a call fails that may, 1 in; 0: never
+  uint32_t overlap_in = 0;  // a segment is sent again in part, 1 in
   uint64_t delay_max_ns = 200'000;
   uint32_t mss = 16 << 10;
   uint32_t descriptors_max = 1000;
   uint32_t connections_max = 1 << 20;
-  bool reuse_numbers = true;   // of descriptors, as the kernel does; else a late use of one shows
-  bool told_hangup = true;     // io_uring: poll always reports POLLRDHUP
+  bool reuse_numbers = true;  // of descriptors, as the kernel does; else a late use of one shows
+  bool told_hangup = true;    // io_uring: poll always reports POLLRDHUP
 };
 
 class Kernel {
@@ -135,7 +135,9 @@ class Kernel {
 
   // ---- time ----
   uint64_t now = 1'000'000'000'000;
-  void at(uint64_t when_ns, std::function<void()> what) { events_.push({when_ns, ++events_made_, std::move(what)}); }
+  void at(uint64_t when_ns, std::function<void()> what) {
+    events_.push({when_ns, ++events_made_, std::move(what)});
+  }
   void after(uint64_t ns, std::function<void()> what) { at(now + ns, std::move(what)); }
   // Runs the next event if it is due by then. False: there is none; it is `until` now.
   bool step(uint64_t until_ns);
@@ -178,10 +180,12 @@ class Kernel {
   uint32_t write(Socket* s, const Bytes& bytes, bool urgent = false);  // how many were taken
   Bytes read(Socket* s, uint32_t bytes);
   void shutdown_write(Socket* s);
-  void reset(Socket* s);          // close with a RST
+  void reset(Socket* s);            // close with a RST
   void fail(Socket* s, int error);  // as keepalive does
   void close_socket(Socket* s, bool linger_zero);
-  void changed(Socket* s) { if (s->fd >= 0) wake(s->fd); }
+  void changed(Socket* s) {
+    if (s->fd >= 0) wake(s->fd);
+  }
   void kick(Socket* s);  // the verdict takes what is there
   void schedule_worker(Socket* s, uint64_t in_ns);
   void drop_maps(Socket* s);
@@ -196,9 +200,9 @@ class Kernel {
   [[noreturn]] void violated(const std::string& what);
   void trace(const std::string& what);
   bool tracing = false;
-  std::string title;  // which life this is
+  std::string title;                      // which life this is
   std::function<std::string()> describe;  // how far it is, for violated()
-  bool foreign = false;  // what runs now runs on no worker's thread
+  bool foreign = false;                   // what runs now runs on no worker's thread
   std::deque<Stream> streams;
 
  private:

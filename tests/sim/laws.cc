@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What must hold: of each byte when it arrives, of the counters after every step, of each life when it is over.
+// What must hold: of each byte when it arrives, of the counters after every step, of each life when it is
+// over.
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -32,7 +33,8 @@ void Life::on_client_bytes(Client& client, const Extent& e) {
   if (!client.server || e.stream != &client.server->peer->out)
     kernel_.violated(fmt::format("{} hears {}, byte {}", me, e.stream->name, e.offset));
   if (e.offset != client.peer->heard)
-    kernel_.violated(fmt::format("{} hears byte {} of {}, and has heard {}", me, e.offset, e.stream->name, client.peer->heard));
+    kernel_.violated(fmt::format("{} hears byte {} of {}, and has heard {}", me, e.offset, e.stream->name,
+                                 client.peer->heard));
 }
 
 void Life::on_server_bytes(Upstream& server, const Extent& e) {
@@ -52,11 +54,14 @@ void Life::on_server_bytes(Upstream& server, const Extent& e) {
 }
 
 void Life::on_client_eof(Client& client) {
-  if (client.reason == "client_closed_early" || client.reason == "proxy_probe" || client.reason == "no_server") return;
+  if (client.reason == "client_closed_early" || client.reason == "proxy_probe" ||
+      client.reason == "no_server")
+    return;
   look_at_records();
   if (!client.server)
     for (Upstream& u : servers_)
-      if (client_of_.count(u.peer->socket->other->cookie) && client_of_[u.peer->socket->other->cookie] == client.ours->cookie)
+      if (client_of_.count(u.peer->socket->other->cookie) &&
+          client_of_[u.peer->socket->other->cookie] == client.ours->cookie)
         client.server = &u;
   const std::string& me = client.peer->out.name;
   if (!client.server) {  // then its line will say why
@@ -65,8 +70,8 @@ void Life::on_client_eof(Client& client) {
   }
   const Peer& server = *client.server->peer;
   if (!server.said_fin || server.said != client.peer->heard)
-    kernel_.violated(fmt::format("{} hears FIN after {} bytes; the server said {}{}", me, client.peer->heard, server.said,
-                                 server.said_fin ? "" : " and no FIN"));
+    kernel_.violated(fmt::format("{} hears FIN after {} bytes; the server said {}{}", me, client.peer->heard,
+                                 server.said, server.said_fin ? "" : " and no FIN"));
 }
 
 void Life::on_server_eof(Upstream& server) {
@@ -80,8 +85,8 @@ void Life::on_server_eof(Upstream& server) {
   const Peer& client = *server.client->peer;
   const uint64_t from_client = server.peer->heard - server.header.size() + server.client->shape->header_bytes;
   if (!client.said_fin || client.said != from_client)
-    kernel_.violated(fmt::format("{} hears FIN after {} bytes; the client said {}{}", me, from_client, client.said,
-                                 client.said_fin ? "" : " and no FIN"));
+    kernel_.violated(fmt::format("{} hears FIN after {} bytes; the client said {}{}", me, from_client,
+                                 client.said, client.said_fin ? "" : " and no FIN"));
 }
 
 // ---- after every step ----
@@ -90,22 +95,27 @@ void Life::look_at_records() {
   uint64_t charged = 0;
   for (uint32_t slot = 0; slot < shared_->slots_used; slot++) {
     flow::FlowRecord& r = (*table_)[slot];
-    if (r.fd[flow::kUpstream] >= 0 && r.phase != flow::Phase::free) client_of_[r.cookie[flow::kUpstream]] = r.cookie[flow::kClient];
+    if (r.fd[flow::kUpstream] >= 0 && r.phase != flow::Phase::free)
+      client_of_[r.cookie[flow::kUpstream]] = r.cookie[flow::kClient];
     if (!shape_.sockmap) continue;
     for (uint32_t d : {2 * slot, 2 * slot + 1}) {
       charged += shared_->sockmap->direction(d).charged;
       const uint64_t waits = kernel_.waiting_bytes(d);
       const uint64_t most = shape_.config.flow.buffer_bytes + (1 << 20);
-      if (waits > most) kernel_.violated(fmt::format("direction {}: {} bytes wait for the target, more than {}", d, waits, most));
+      if (waits > most)
+        kernel_.violated(
+            fmt::format("direction {}: {} bytes wait for the target, more than {}", d, waits, most));
     }
   }
   penstock_totals& t = *shared_->statistics.totals;
   uint64_t closed = 0;
-  for (size_t i = 0; i < flow::kCloseReasons; i++) closed += shared_->statistics.closed(static_cast<CloseReason>(i));
+  for (size_t i = 0; i < flow::kCloseReasons; i++)
+    closed += shared_->statistics.closed(static_cast<CloseReason>(i));
   if (t.updates_begun == t.updates_done && t.accepted != t.active + closed)
     kernel_.violated(fmt::format("accepted {} is not active {} + closed {}", t.accepted, t.active, closed));
   if (shape_.sockmap && charged != shared_->sockmap->globals().held_bytes)
-    kernel_.violated(fmt::format("held_bytes {} is not the sum of what is charged, {}", shared_->sockmap->globals().held_bytes, charged));
+    kernel_.violated(fmt::format("held_bytes {} is not the sum of what is charged, {}",
+                                 shared_->sockmap->globals().held_bytes, charged));
 }
 
 // ---- when it is over ----
@@ -122,7 +132,8 @@ void Life::on_line(std::string_view line) {
     const CloseReason r = reason_of(c.reason);
     summary_.closed[r]++;
     if (!may_.count(r))
-      kernel_.violated(fmt::format("{} ends with {}, and nothing happened that allows it", c.peer->out.name, c.reason));
+      kernel_.violated(
+          fmt::format("{} ends with {}, and nothing happened that allows it", c.peer->out.name, c.reason));
     return;
   }
   kernel_.violated("a line of a flow that never came: " + std::string(line));
@@ -152,7 +163,8 @@ void Life::check_totals() {
   zero("memory of pipes", t.pipe_bytes);
   if (t.accepted != lines_) kernel_.violated(fmt::format("accepted {}, lines {}", t.accepted, lines_));
   for (const auto& [reason, n] : summary_.closed)
-    if (st.closed(reason) != n) kernel_.violated(fmt::format("{} counted {} times, happened {}", text(reason), st.closed(reason), n));
+    if (st.closed(reason) != n)
+      kernel_.violated(fmt::format("{} counted {} times, happened {}", text(reason), st.closed(reason), n));
   for (uint32_t i = 0; i < 8; i++) {
     zero("active of a listener", st.listeners[i].active);
     zero("active of an upstream", st.upstreams[i].active);
@@ -185,16 +197,19 @@ void Life::expect(const Shape& shape) {
   may({R::completed});
   const bool faults = shape.weather.fault_in || kernel_.fail_nth != UINT64_MAX;
   if (faults)
-    may({R::client_reset, R::upstream_reset, R::client_timeout, R::upstream_timeout, R::resolve_failed, R::connect_refused,
-         R::connect_unreachable, R::connect_timeout, R::connect_failed, R::fd_limit, R::internal_error, R::client_closed_early, R::proxy_probe});
+    may({R::client_reset, R::upstream_reset, R::client_timeout, R::upstream_timeout, R::resolve_failed,
+         R::connect_refused, R::connect_unreachable, R::connect_timeout, R::connect_failed, R::fd_limit,
+         R::internal_error, R::client_closed_early, R::proxy_probe});
   bool silent = false;
   for (const ClientShape& c : shape.clients) {
     if (c.talk.end == Talk::reset || c.talk.end == Talk::close || c.talk.reset_at_ns) {
       may({R::client_reset, R::client_closed_early, R::proxy_probe});
     }
     silent |= !c.talk.ends_by_itself();
-    if (c.talk.begin_ns + c.talk.pause_ns * 50 > 4 * kSecond) may({R::client_hello_timeout, R::proxy_header_timeout, R::proxy_not_trusted});
-    if (c.talk.urgent_at != UINT64_MAX) may({R::urgent_data});
+    if (c.talk.begin_ns + (c.talk.pause_ns + shape.weather.delay_max_ns) * 50 > 4 * kSecond)
+      may({R::client_hello_timeout, R::proxy_header_timeout, R::proxy_not_trusted});
+    if (c.talk.urgent_at != UINT64_MAX)
+      may({R::urgent_data, R::client_hello_timeout, R::proxy_header_timeout});
   }
   for (const ServerShape& s : shape.servers) {
     if (s.talk.end == Talk::reset || s.talk.end == Talk::close || s.talk.reset_at_ns) {
@@ -208,13 +223,16 @@ void Life::expect(const Shape& shape) {
     if (s.what == Remote::silent || s.delay_ns > kSecond) may({R::connect_timeout});
   }
   for (const NameShape& n : shape.names)
-    if ((n.addresses.empty() && n.targets.empty()) || n.changes || n.delay_ns > kSecond) may({R::resolve_failed, R::connect_timeout});
-  if (silent) may({R::idle_timeout, R::half_closed_timeout, R::client_hello_timeout, R::proxy_header_timeout});
+    if ((n.addresses.empty() && n.targets.empty()) || n.changes || n.delay_ns > kSecond)
+      may({R::resolve_failed, R::connect_timeout});
+  if (silent)
+    may({R::idle_timeout, R::half_closed_timeout, R::client_hello_timeout, R::proxy_header_timeout});
   if (shape.flows_max < shape.clients.size() || shape.config.limits.max_flows) may({R::max_flows});
   if (shape.memory_limit < (64u << 20)) may({R::memory_limit});
   if (shape.weather.descriptors_max < 100) may({R::fd_limit});
   for (const config::Listener& l : shape.config.listeners) {
-    if (!l.accept_proxy.from.empty()) may({R::proxy_header_malformed, R::proxy_not_trusted, R::proxy_probe, R::client_closed_early});
+    if (!l.accept_proxy.from.empty())
+      may({R::proxy_header_malformed, R::proxy_not_trusted, R::proxy_probe, R::client_closed_early});
     for (const config::Route& r : l.routes)
       if (r.reject) may({R::route_rejected});
     if (!l.routes.empty()) may({R::client_hello_malformed, R::client_closed_early});
@@ -227,7 +245,8 @@ void Life::expect(const Shape& shape) {
     if (c.what == Command::kill) may({R::killed});
     if (c.what == Command::stop || c.what == Command::stop_accepting) may({R::shutdown});
     if (c.what == Command::drain) may({R::no_server});
-    if (c.what == Command::fail_socket) may({R::client_timeout, R::upstream_timeout, R::client_reset, R::upstream_reset});
+    if (c.what == Command::fail_socket)
+      may({R::client_timeout, R::upstream_timeout, R::client_reset, R::upstream_reset});
   }
 }
 

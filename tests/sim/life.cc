@@ -118,9 +118,10 @@ int Life::open_listener(uint32_t index) {
 
 std::string Life::describe() const {
   const auto line = [](const Peer& p, const std::string& reason) {
-    return fmt::format("  {}: said {} of {}{}, heard {}{}{}{}, its end: {} {}\n", p.out.name, p.said, p.talk.say_bytes,
-                       p.said_fin ? " and FIN" : "", p.heard, p.heard_eof ? " and FIN" : "", p.heard_reset ? " and RST" : "",
-                       p.gone ? ", gone" : "", static_cast<int>(p.talk.end), reason);
+    return fmt::format("  {}: said {} of {}{}, heard {}{}{}{}, its end: {}{} {}\n", p.out.name, p.said,
+                       p.talk.say_bytes, p.said_fin ? " and FIN" : "", p.heard, p.heard_eof ? " and FIN" : "",
+                       p.heard_reset ? " and RST" : "", p.gone ? ", gone" : "", static_cast<int>(p.talk.end),
+                       p.talk.urgent_at != UINT64_MAX ? ", urgent" : "", reason);
   };
   std::string out;
   for (const Client& c : clients_) out += line(*c.peer, c.reason);
@@ -137,8 +138,9 @@ Summary Life::live() {
     if (ending_) return;
     for (const Client& c : clients_)
       if (!c.peer->over())
-        kernel_.violated(fmt::format("{} hangs: said {} of {}, heard {}, reason so far \"{}\"", c.peer->out.name,
-                                     c.peer->said, c.peer->talk.say_bytes, c.peer->heard, c.reason));
+        kernel_.violated(fmt::format("{} hangs: said {} of {}, heard {}, reason so far \"{}\"",
+                                     c.peer->out.name, c.peer->said, c.peer->talk.say_bytes, c.peer->heard,
+                                     c.reason));
     for (const Upstream& u : servers_)
       if (!u.peer->over())
         kernel_.violated(fmt::format("{} hangs: said {} of {}, heard {}", u.peer->out.name, u.peer->said,
@@ -184,7 +186,8 @@ void Life::arrive(const ClientShape& shape) {
 
 Remote Life::remote(const Endpoint& to) {
   for (const ServerShape& s : shape_.servers)
-    if (s.address == to.address) return {s.what, s.delay_ns, [this, &s](Socket* socket) { begin_server(socket, s.talk); }};
+    if (s.address == to.address)
+      return {s.what, s.delay_ns, [this, &s](Socket* socket) { begin_server(socket, s.talk); }};
   return {Remote::unreachable, 10'000, nullptr};
 }
 
@@ -212,7 +215,9 @@ void Life::do_command(const Command& command) {
       return w.post([this](flow::Worker& here) {
         here.for_each_flow([&](flow::Flow& f) {
           const auto d = kernel_.random.one_of({flow::kUp, flow::kDown});
-          here.order_lane_here(f, d, kernel_.random.one_of({flow::Lane::splice, flow::Lane::held, flow::Lane::relay, flow::Lane::shut}));
+          here.order_lane_here(f, d,
+                               kernel_.random.one_of({flow::Lane::splice, flow::Lane::held, flow::Lane::relay,
+                                                      flow::Lane::shut}));
         });
       });
     case Command::view:
@@ -230,7 +235,8 @@ void Life::do_command(const Command& command) {
       shared_->set_plan(plans_.back());
       for (uint32_t i = 0; i < listeners_.size(); i++)
         if (listeners_[i] >= 0)
-          shared_->workers[i % shape_.threads]->assign_listener(listeners_[i], plans_.back()->listener_slot(i), plans_.back());
+          shared_->workers[i % shape_.threads]->assign_listener(
+              listeners_[i], plans_.back()->listener_slot(i), plans_.back());
       return;
     case Command::move_listener: {
       const int fd = std::exchange(listeners_[0], -1);
@@ -256,7 +262,8 @@ void Life::do_command(const Command& command) {
           Socket* s = c.ours;
           if (kernel_.random.chance(1, 2))
             for (Upstream& u : servers_)
-              if (u.peer->socket->other->cookie == upstream && u.peer->socket->other->fd >= 0) s = u.peer->socket->other;
+              if (u.peer->socket->other->cookie == upstream && u.peer->socket->other->fd >= 0)
+                s = u.peer->socket->other;
           return kernel_.fail(s, kernel_.random.one_of({ETIMEDOUT, EHOSTUNREACH, ENETUNREACH}));
         }
       return;
@@ -290,7 +297,8 @@ bool Life::all_over() const {
 
 void Life::each_step() {
   look_at_records();
-  if (!std::exchange(ending_, ending_ || all_over()) && ending_) kernel_.after(10 * kMillisecond, [this] { end(); });
+  if (!std::exchange(ending_, ending_ || all_over()) && ending_)
+    kernel_.after(10 * kMillisecond, [this] { end(); });
 }
 
 dns::Answer Life::answer(const std::string& name, dns::Family family, bool srv) {
@@ -301,7 +309,8 @@ dns::Answer Life::answer(const std::string& name, dns::Family family, bool srv) 
     const uint32_t times = asked_[name]++;
     if (srv) a.targets = n.targets;
     for (const IpAddress& address : n.addresses)
-      if (family == dns::Family::any || address.is_v4() == (family == dns::Family::v4)) a.addresses.push_back(address);
+      if (family == dns::Family::any || address.is_v4() == (family == dns::Family::v4))
+        a.addresses.push_back(address);
     if (n.changes && times % 2) std::reverse(a.addresses.begin(), a.addresses.end());
     if (n.changes && times % 3 == 2) a.addresses.clear();
     if (a.found()) a.error.clear();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim/life.h: one life: daemon's worth of flow/ in a simulated kernel, from the first connection until everything is
-// given back, under the laws of README.md. A broken law ends the process.
+// sim/life.h: one life: daemon's worth of flow/ in a simulated kernel, from the first connection until
+// everything is given back, under the laws of README.md. A broken law ends the process.
 #pragma once
 #include <map>
 #include <memory>
@@ -44,7 +44,7 @@ class Life {
     std::unique_ptr<Peer> peer;
     Socket* ours = nullptr;  // null: refused at the door
     Upstream* server = nullptr;
-    std::string reason;      // of the log line
+    std::string reason;  // of the log line
     uint32_t lines = 0;
   };
   struct Upstream {

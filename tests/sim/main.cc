@@ -48,8 +48,8 @@ struct Played {
 
 Played play(const Scenario& scenario, uint64_t seed, const Failing& failing, bool trace) {
   Kernel kernel(seed);
-  kernel.title = fmt::format("penstock-sim --seed {} --scenario {} --nth {} --variant {}", seed, scenario.name,
-                             static_cast<int64_t>(failing.nth), failing.variant);
+  kernel.title = fmt::format("penstock-sim --seed {} --scenario {} --nth {} --variant {}", seed,
+                             scenario.name, static_cast<int64_t>(failing.nth), failing.variant);
   kernel.tracing = trace;
   kernel.fail_nth = failing.nth;
   kernel.fail_variant = failing.variant;
@@ -82,12 +82,13 @@ void fail_each(uint64_t seed) {
 }
 
 int usage() {
-  fputs("penstock-sim [--seed N] [--lives N]             random lives\n"
-        "penstock-sim [--seed N] --life N                one of them, with a trace\n"
-        "penstock-sim [--seed N] --scenario each         every operation of every scenario fails once\n"
-        "penstock-sim [--seed N] --scripts N             for differential_test\n"
-        "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]]   one of them, with a trace\n",
-        stderr);
+  fputs(
+      "penstock-sim [--seed N] [--lives N]             random lives\n"
+      "penstock-sim [--seed N] --life N                one of them, with a trace\n"
+      "penstock-sim [--seed N] --scenario each         every operation of every scenario fails once\n"
+      "penstock-sim [--seed N] --scripts N             for differential_test\n"
+      "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]]   one of them, with a trace\n",
+      stderr);
   return 2;
 }
 
@@ -99,14 +100,22 @@ int run(int argc, char** argv) {
     const std::string option = argv[i];
     if (i + 1 == argc) return usage();
     const char* value = argv[++i];
-    if (option == "--seed") seed = strtoull(value, nullptr, 10);
-    else if (option == "--lives") lives = strtoull(value, nullptr, 10);
-    else if (option == "--life") only = value;
-    else if (option == "--scenario") scenario = value;
-    else if (option == "--scripts") scripts = strtoull(value, nullptr, 10);
-    else if (option == "--nth") failing.nth = strtoull(value, nullptr, 10);
-    else if (option == "--variant") failing.variant = static_cast<uint32_t>(strtoul(value, nullptr, 10));
-    else return usage();
+    if (option == "--seed")
+      seed = strtoull(value, nullptr, 10);
+    else if (option == "--lives")
+      lives = strtoull(value, nullptr, 10);
+    else if (option == "--life")
+      only = value;
+    else if (option == "--scenario")
+      scenario = value;
+    else if (option == "--scripts")
+      scripts = strtoull(value, nullptr, 10);
+    else if (option == "--nth")
+      failing.nth = strtoull(value, nullptr, 10);
+    else if (option == "--variant")
+      failing.variant = static_cast<uint32_t>(strtoul(value, nullptr, 10));
+    else
+      return usage();
   }
   for (int s : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE}) signal(s, on_abort);
   if (scripts) {
@@ -132,7 +141,8 @@ int run(int argc, char** argv) {
   } else {
     for (uint64_t n = 0; n < lives; n++) all.add(one_life(seed, n, false));
   }
-  fmt::print("seed {}: {} lives, {} flows, {} bytes spliced, {} relayed\n", seed, lives, all.flows, all.spliced_bytes, all.relayed_bytes);
+  fmt::print("seed {}: {} lives, {} flows, {} bytes spliced, {} relayed\n", seed, lives, all.flows,
+             all.spliced_bytes, all.relayed_bytes);
   for (const auto& [reason, n] : all.closed) fmt::print("  {} {}\n", flow::text(reason), n);
   for (const auto& [why, n] : all.lane_changes) fmt::print("  lane: {} {}\n", flow::text(why), n);
   return 0;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/peer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
 namespace penstock::sim {
 namespace {
 
-constexpr uint64_t kLookAgainNs = 1'000'000'000;
+constexpr uint64_t kIdleFirstNs = 200'000, kIdleLastNs = 400'000'000;
 
 }  // namespace
 
@@ -39,7 +41,8 @@ void Peer::hang_up() {
 
 void Peer::speak() {
   if (over() || ended_) return;
-  if (heard < talk.answer_after && !heard_eof) return kernel_.after(kernel_.delay() + 100'000, [this] { speak(); });
+  if (heard < talk.answer_after && !heard_eof)
+    return kernel_.after(kernel_.delay() + 1'000'000 + idle_ns_, [this] { speak(); });
   if (said < talk.say_bytes) {
     uint64_t n = std::min<uint64_t>(talk.say_bytes - said, talk.portion);
     bool urgent = false;
@@ -47,11 +50,15 @@ void Peer::speak() {
       n = talk.urgent_at - said + 1;
       urgent = true;
     }
+    if (kernel_.tracing)
+      kernel_.trace(fmt::format("{} says {} from {}, pause up to {} ns", out.name, n, said, talk.pause_ns));
     said += kernel_.write(socket, Bytes(&out, said, static_cast<uint32_t>(n)), urgent);
-    return kernel_.after(kernel_.delay() + (talk.pause_ns ? kernel_.random.log_between(1, talk.pause_ns) : 0), [this] { speak(); });
+    return kernel_.after(kernel_.delay() + (talk.pause_ns ? kernel_.random.log_between(1, talk.pause_ns) : 0),
+                         [this] { speak(); });
   }
   if (talk.end == Talk::silent) return;
-  if (talk.end == Talk::fin_after_eof && !heard_eof) return kernel_.after(5'000'000, [this] { speak(); });
+  if (talk.end == Talk::fin_after_eof && !heard_eof)
+    return kernel_.after(5'000'000 + idle_ns_, [this] { speak(); });
   kernel_.after(1 + talk.linger_ns, [this] { finish(); });
 }
 
@@ -94,8 +101,8 @@ void Peer::listen() {
   if (heard_eof && socket->state == TCP_CLOSE) return;
   uint64_t pause = kernel_.delay();
   if (talk.read_pause_ns) pause += kernel_.random.log_between(1, talk.read_pause_ns);
-  if (bytes.size() == 0) pause += 200'000;
-  kernel_.after(std::min(pause, kLookAgainNs * 10), [this] { listen(); });
+  idle_ns_ = bytes.size() > 0 ? 0 : std::clamp(2 * idle_ns_, kIdleFirstNs, kIdleLastNs);
+  kernel_.after(pause + idle_ns_, [this] { listen(); });
 }
 
 }  // namespace penstock::sim

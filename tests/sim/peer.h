@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim/peer.h: a client or a server beyond the wire: says its stream in portions, hears the other's, ends in one
-// of the ways in which peers end, and holds every byte it hears against the place where it belongs.
+// sim/peer.h: a client or a server beyond the wire: says its stream in portions, hears the other's, ends in
+// one of the ways in which peers end, and holds every byte it hears against the place where it belongs.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -12,17 +12,17 @@ namespace penstock::sim {
 
 // What a peer is going to do.
 struct Talk {
-  std::string first;      // its first bytes: a PROXY header, a hello
+  std::string first;       // its first bytes: a PROXY header, a hello
   uint64_t say_bytes = 0;  // in all
   uint32_t portion = 1460;
-  uint64_t pause_ns = 0;   // between portions, at most
+  uint64_t pause_ns = 0;  // between portions, at most
   uint32_t read_portion = 64 << 10;
   uint64_t read_pause_ns = 0;
-  uint64_t begin_ns = 0;   // says nothing before
+  uint64_t begin_ns = 0;      // says nothing before
   uint64_t answer_after = 0;  // and not before it has heard so many bytes
   enum End { fin, fin_after_eof, reset, close, silent } end = fin;
-  uint64_t linger_ns = 0;  // between the last byte and the end
-  uint64_t reset_at_ns = 0;  // after its beginning; 0: never
+  uint64_t linger_ns = 0;           // between the last byte and the end
+  uint64_t reset_at_ns = 0;         // after its beginning; 0: never
   uint64_t urgent_at = UINT64_MAX;  // this byte is urgent
   uint32_t receive_buffer = 128 << 10;
   bool ends_by_itself() const { return end == fin && reset_at_ns == 0; }
@@ -51,6 +51,7 @@ class Peer {
   void hang_up();
   Kernel& kernel_;
   bool ended_ = false;
+  uint64_t idle_ns_ = 0;  // since when it has waited for something to read, about
 };
 
 }  // namespace penstock::sim

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The programs as they are, with the helpers they call: what runs in a simulated verdict is what runs in a real
- * one. */
+/* The programs as they are, with the helpers they call: what runs in a simulated verdict is what runs in a
+ * real one. */
 #include "sim/programs.h"
 
 #include <linux/bpf.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sim/programs.h: bpf/penstock.bpf.c itself, compiled for this host, and what it asks of the kernel below it. */
+/* sim/programs.h: bpf/penstock.bpf.c itself, compiled for this host, and what it asks of the kernel below it.
+ */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -18,7 +19,8 @@ struct sim_segment {
 };
 
 /* ---- the programs ---- */
-int sim_verdict(struct sim_segment* segment, void* source); /* SK_PASS: it was redirected; length: after the cut */
+int sim_verdict(struct sim_segment* segment,
+                void* source); /* SK_PASS: it was redirected; length: after the cut */
 void sim_socket_ops(void* socket, int current_mss);
 uint32_t sim_trim(const struct sim_segment* segment, void* socket); /* what is left, header included */
 int sim_enter(void* names);
@@ -27,7 +29,16 @@ int sim_publish(void* what);
 enum { kSimTcpHeaderBytes = 20 };
 
 /* ---- the kernel: bpf.cc ---- */
-enum sim_map { kSimSources, kSimTargets, kSimDirectionOf, kSimDirections, kSimGlobals, kSimFlows, kSimTotals, kSimEvents };
+enum sim_map {
+  kSimSources,
+  kSimTargets,
+  kSimDirectionOf,
+  kSimDirections,
+  kSimGlobals,
+  kSimFlows,
+  kSimTotals,
+  kSimEvents
+};
 void* sim_lookup(enum sim_map map, const void* key);
 int sim_update(enum sim_map map, const void* key, const void* value);
 int sim_delete(enum sim_map map, const void* key);

@@ -23,7 +23,8 @@ class Random {
   // As likely between 1 and 10 as between 1000 and 10000.
   uint64_t log_between(uint64_t low, uint64_t high) {
     const int low_bits = std::bit_width(low), high_bits = std::bit_width(high);
-    const int bits = static_cast<int>(between(static_cast<uint64_t>(low_bits), static_cast<uint64_t>(high_bits)));
+    const int bits =
+        static_cast<int>(between(static_cast<uint64_t>(low_bits), static_cast<uint64_t>(high_bits)));
     const uint64_t least = bits > 1 ? uint64_t{1} << (bits - 1) : 1, most = (uint64_t{1} << bits) - 1;
     const uint64_t n = between(least, most);
     return n < low ? low : n > high ? high : n;

@@ -12,7 +12,8 @@
 namespace penstock::sim {
 namespace {
 
-constexpr uint32_t kBytesMax = 20'000;  // of one write: what waits everywhere fits into the buffers of a real socket
+constexpr uint32_t kBytesMax =
+    20'000;  // of one write: what waits everywhere fits into the buffers of a real socket
 
 class Script {
  public:
@@ -53,7 +54,8 @@ class Script {
           break;
         case 3:
         case 4:
-          if (peer_[e]->readable()) return fmt::format("read {} {}", e, k_.random.between(1, peer_[e]->readable()));
+          if (peer_[e]->readable())
+            return fmt::format("read {} {}", e, k_.random.between(1, peer_[e]->readable()));
           break;
         case 5:
           if (!peer_fin_[e] && acts_ > 6) return fmt::format("fin {}", e);
@@ -165,7 +167,8 @@ void print_scripts(uint64_t seed, uint64_t count) {
     kernel.title = fmt::format("penstock-sim --seed {} --scripts {}, the last one", seed, n + 1);
     Script script(kernel);
     fmt::print("script {}\n", n);
-    for (std::string act; !(act = script.next()).empty();) fmt::print("{} = {}\n", act, script.play(act).text());
+    for (std::string act; !(act = script.next()).empty();)
+      fmt::print("{} = {}\n", act, script.play(act).text());
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim/script.h: what differential_test holds against the kernel at hand: short scripts of acts on one flow, made and
-// played in the simulated kernel, and what is to be seen after each when all is at rest.
+// sim/script.h: what differential_test holds against the kernel at hand: short scripts of acts on one flow,
+// made and played in the simulated kernel, and what is to be seen after each when all is at rest.
 #pragma once
 #include <cstdint>
 #include <string>

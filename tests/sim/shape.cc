@@ -15,7 +15,8 @@ std::string proxy_header(const Endpoint& client, bool v1, bool local) {
   proxy_protocol::Outgoing what;
   what.version = v1 ? proxy_protocol::Version::v1 : proxy_protocol::Version::v2;
   what.client = client;
-  what.destination = server_address(9) == client.address ? client : Endpoint{*IpAddress::parse("192.0.2.10"), kListenPort};
+  what.destination =
+      server_address(9) == client.address ? client : Endpoint{*IpAddress::parse("192.0.2.10"), kListenPort};
   what.local = local;
   std::array<uint8_t, proxy_protocol::kHeaderBytesMax> bytes;
   return std::string(reinterpret_cast<char*>(bytes.data()), proxy_protocol::encode(what, bytes));
@@ -69,7 +70,8 @@ Endpoint client_endpoint(uint32_t n) {
 }
 
 IpAddress server_address(uint32_t n) {
-  return n % 2 ? *IpAddress::parse(n % 4 == 1 ? "2001:db8::1" : "2001:db8::2") : IpAddress::v4(0xcb007100 + n);
+  return n % 2 ? *IpAddress::parse(n % 4 == 1 ? "2001:db8::1" : "2001:db8::2")
+               : IpAddress::v4(0xcb007100 + n);
 }
 
 config::Config plain_config() {
@@ -109,9 +111,11 @@ Shape random_shape(Random& r) {
   config::Upstream& u = c.upstreams[0];
   u.servers.clear();
   const uint32_t servers = r.chance(2, 3) ? 1 : static_cast<uint32_t>(r.between(2, 3));
-  u.proxy_protocol = r.one_of({config::ProxyProtocol::off, config::ProxyProtocol::off, config::ProxyProtocol::v1, config::ProxyProtocol::v2});
+  u.proxy_protocol = r.one_of({config::ProxyProtocol::off, config::ProxyProtocol::off,
+                               config::ProxyProtocol::v1, config::ProxyProtocol::v2});
   u.tlv_unique_id = u.tlv_crc32c = r.chance(1, 3);
-  u.balance = r.one_of({config::Balance::round_robin, config::Balance::least_flows, config::Balance::source_hash});
+  u.balance =
+      r.one_of({config::Balance::round_robin, config::Balance::least_flows, config::Balance::source_hash});
   u.retries = static_cast<uint32_t>(r.below(3));
   if (r.chance(1, 8)) u.source = IpAddress::v4(0xc0000205);
   if (r.chance(1, 8)) u.on_down = r.one_of({config::OnDown::refuse, config::OnDown::close});
@@ -127,7 +131,8 @@ Shape random_shape(Random& r) {
       a.talk = server_talk;
       a.delay_ns = r.log_between(1000, 100 * kMillisecond);
       if (rough && r.chance(1, 4))
-        a.what = r.one_of({Remote::refusing, Remote::unreachable, Remote::silent, Remote::resetting, Remote::listening});
+        a.what = r.one_of(
+            {Remote::refusing, Remote::unreachable, Remote::silent, Remote::resetting, Remote::listening});
       if (rough && r.chance(1, 10)) a.delay_ns = r.log_between(100 * kMillisecond, 4 * kSecond);
       shape.servers.push_back(a);
     };
@@ -140,9 +145,11 @@ Shape random_shape(Random& r) {
       }
       if (rough && r.chance(1, 10)) n.addresses.clear();
       if (rough) n.changes = r.chance(1, 6);
-      if (r.chance(1, 2)) n.delay_ns = r.log_between(1000, rough && r.chance(1, 8) ? 6 * kSecond : kSecond / 4);
+      if (r.chance(1, 2))
+        n.delay_ns = r.log_between(1000, rough && r.chance(1, 8) ? 6 * kSecond : kSecond / 4);
       shape.names.push_back(n);
-      service.targets.push_back({static_cast<uint16_t>(r.below(2)), s.host, 143, static_cast<uint16_t>(r.below(3))});
+      service.targets.push_back(
+          {static_cast<uint16_t>(r.below(2)), s.host, 143, static_cast<uint16_t>(r.below(3))});
     } else {
       s.address = server_address(2 * i);
       s.host = s.address->text();
@@ -196,12 +203,9 @@ Shape random_shape(Random& r) {
       if (r.chance(1, 2)) real = client_endpoint(7);
       const bool local = r.chance(1, 8);
       k.talk.first = proxy_header(local ? k.from : real, r.chance(1, 2), local);
-      k.header_bytes = k.talk.first.size();
     } else if (by_proxy && rough && r.chance(1, 6)) {
       k.talk.first = proxy_header(k.from, r.chance(1, 2), false);
-      const size_t whole = k.talk.first.size();
-      k.talk.first.resize(r.below(whole + 1));
-      if (l.accept_proxy.from[0].contains(k.from.address) && k.talk.first.size() == whole) k.header_bytes = whole;
+      k.talk.first.resize(r.below(k.talk.first.size() + 1));
     }
     if (by_sni || r.chance(1, 10)) {
       test::TlsHello hello;
@@ -210,13 +214,23 @@ Shape random_shape(Random& r) {
       if (r.chance(1, 4)) hello.handshake_bytes = r.between(600, 3000);
       std::string bytes = r.chance(1, 8) ? "EHLO nobody speaks TLS\r\n" : hello.bytes();
       if (rough && r.chance(1, 10)) bytes.resize(r.below(bytes.size()));
-      if (rough && r.chance(1, 10) && !bytes.empty()) bytes[r.below(bytes.size())] ^= static_cast<char>(1 << r.below(8));
+      if (rough && r.chance(1, 10) && !bytes.empty())
+        bytes[r.below(bytes.size())] ^= static_cast<char>(1 << r.below(8));
       k.talk.first += bytes;
     }
     if (!rough && by_sni) k.talk.begin_ns = std::min(k.talk.begin_ns, kSecond);
-    k.talk.say_bytes = std::max<uint64_t>(k.talk.say_bytes, rough && r.chance(1, 10) ? 0 : k.talk.first.size());
-    if (k.talk.say_bytes < k.header_bytes) k.header_bytes = 0;
-    if (!k.talk.first.empty() && !rough) k.talk.pause_ns = std::min<uint64_t>(k.talk.pause_ns, 20 * kMillisecond);
+    k.talk.say_bytes =
+        std::max<uint64_t>(k.talk.say_bytes, rough && r.chance(1, 10) ? 0 : k.talk.first.size());
+    k.talk.portion = static_cast<uint32_t>(std::max<uint64_t>(k.talk.portion, k.talk.say_bytes / 40 + 1));
+    if (from_proxy) {  // whatever it meant to say: this is what it says
+      std::string begins = k.talk.first;
+      begins.resize(std::min<uint64_t>(k.talk.say_bytes, proxy_protocol::kIncomingBytesMax), 'x');
+      proxy_protocol::Incoming header;
+      proxy_protocol::parse({reinterpret_cast<const uint8_t*>(begins.data()), begins.size()}, &header);
+      k.header_bytes = header.verdict == proxy_protocol::Verdict::header ? header.header_bytes : 0;
+    }
+    if (!k.talk.first.empty() && !rough)
+      k.talk.pause_ns = std::min<uint64_t>(k.talk.pause_ns, 20 * kMillisecond);
     if (r.chance(1, 8)) {
       for (ServerShape& s : shape.servers) s.talk.answer_after = 1;
       if (r.chance(1, 2)) k.talk.answer_after = 0;
@@ -229,8 +243,9 @@ Shape random_shape(Random& r) {
       Command command;
       command.at_ns = r.log_between(1000, 3 * kSecond);
       const auto any = r.below(rough ? 9 : 5);
-      command.what = std::array{Command::order, Command::order, Command::view, Command::reload, Command::move_listener, Command::kill,
-                                Command::drain, Command::fail_socket, Command::stop_accepting}[any];
+      command.what = std::array{Command::order,  Command::order,         Command::view,
+                                Command::reload, Command::move_listener, Command::kill,
+                                Command::drain,  Command::fail_socket,   Command::stop_accepting}[any];
       if (rough && r.chance(1, 20)) command.what = Command::stop;
       shape.commands.push_back(command);
     }

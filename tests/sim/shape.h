@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim/shape.h: what one life is made of: the configuration, the weather, who comes and what they do. Drawn from the
-// seed (random_shape), or written down (scenarios.cc).
+// sim/shape.h: what one life is made of: the configuration, the weather, who comes and what they do. Drawn
+// from the seed (random_shape), or written down (scenarios.cc).
 #pragma once
 #include <string>
 #include <vector>
@@ -39,7 +39,17 @@ struct NameShape {
 };
 
 struct Command {
-  enum What { kill, order, view, drain, reload, move_listener, stop_accepting, stop, fail_socket } what = view;
+  enum What {
+    kill,
+    order,
+    view,
+    drain,
+    reload,
+    move_listener,
+    stop_accepting,
+    stop,
+    fail_socket
+  } what = view;
   uint64_t at_ns = 0;
 };
 

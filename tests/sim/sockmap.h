@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim/sockmap.h: the sockmap of a simulated kernel: userspace/sockmap/sockmap.cc and the programs are the real ones,
-// what libbpf would do between them is bpf.cc's.
+// sim/sockmap.h: the sockmap of a simulated kernel: userspace/sockmap/sockmap.cc and the programs are the
+// real ones, what libbpf would do between them is bpf.cc's.
 #pragma once
 #include <cstddef>
 #include <cstdint>

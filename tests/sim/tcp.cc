@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TCP between two sockets: nothing is lost on the way (what TCP itself repairs is not seen above it), all is late.
+// TCP between two sockets: nothing is lost on the way (what TCP itself repairs is not seen above it), all is
+// late.
 #include <fmt/format.h>
 
 #include <cerrno>
@@ -202,8 +203,10 @@ void Kernel::on_fin(Socket* s) {
   s->received++;
   s->done = true;
   s->shut |= kReceiveShut;
-  if (s->state == TCP_ESTABLISHED) s->state = TCP_CLOSE_WAIT;
-  else if (s->state == TCP_FIN_WAIT1) s->state = TCP_CLOSING;
+  if (s->state == TCP_ESTABLISHED)
+    s->state = TCP_CLOSE_WAIT;
+  else if (s->state == TCP_FIN_WAIT1)
+    s->state = TCP_CLOSING;
   else if (s->state == TCP_FIN_WAIT2) {  // TIME_WAIT is another socket's
     s->state = TCP_CLOSE;
     s->shut |= kSendShut;
@@ -243,7 +246,8 @@ void Kernel::on_ack(Socket* s) {
     s->fin_acked = true;
     s->una_seq++;
     s->acked++;
-    if (s->state == TCP_FIN_WAIT1) s->state = TCP_FIN_WAIT2;
+    if (s->state == TCP_FIN_WAIT1)
+      s->state = TCP_FIN_WAIT2;
     else if (s->state == TCP_CLOSING || s->state == TCP_LAST_ACK) {
       s->state = TCP_CLOSE;
       s->shut = kReceiveShut | kSendShut;
@@ -284,9 +288,12 @@ void Kernel::resume_sending(Socket* s) {
 void Kernel::shutdown_write(Socket* s) {
   if (s->shut & kSendShut) return;
   s->shut |= kSendShut;
-  if (s->state == TCP_ESTABLISHED) s->state = TCP_FIN_WAIT1;
-  else if (s->state == TCP_CLOSE_WAIT) s->state = TCP_LAST_ACK;
-  else return;
+  if (s->state == TCP_ESTABLISHED)
+    s->state = TCP_FIN_WAIT1;
+  else if (s->state == TCP_CLOSE_WAIT)
+    s->state = TCP_LAST_ACK;
+  else
+    return;
   s->fin_queued = true;
   s->write_seq++;
   transmit(s);
