@@ -206,7 +206,8 @@ void Life::expect(const Shape& shape) {
       may({R::client_reset, R::client_closed_early, R::proxy_probe});
     }
     silent |= !c.talk.ends_by_itself();
-    if (c.talk.begin_ns + (c.talk.pause_ns + shape.weather.delay_max_ns) * 50 > 4 * kSecond)
+    if (c.talk.begin_ns + c.talk.linger_ns + (c.talk.pause_ns + shape.weather.delay_max_ns) * 50 >
+        4 * kSecond)
       may({R::client_hello_timeout, R::proxy_header_timeout, R::proxy_not_trusted});
     if (c.talk.urgent_at != UINT64_MAX)
       may({R::urgent_data, R::client_hello_timeout, R::proxy_header_timeout});

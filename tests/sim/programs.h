@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-/* sim/programs.h: bpf/penstock.bpf.c itself, compiled for this host, and what it asks of the kernel below it.
- */
+// SPDX-License-Identifier: Apache-2.0
+// sim/programs.h: bpf/penstock.bpf.c itself, compiled for this host, and what it asks of the kernel below it.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -9,7 +8,7 @@
 extern "C" {
 #endif
 
-/* As struct tcp_sock of bpf/kernel.h is laid out. */
+// As struct tcp_sock of bpf/kernel.h is laid out.
 struct sim_tcp_sock {
   uint32_t receive_queue_length, copied_seq, write_seq;
 };
@@ -18,17 +17,17 @@ struct sim_segment {
   int fin;
 };
 
-/* ---- the programs ---- */
+// ---- the programs ----
 int sim_verdict(struct sim_segment* segment,
-                void* source); /* SK_PASS: it was redirected; length: after the cut */
+                void* source);  // SK_PASS: it was redirected; length: after the cut
 void sim_socket_ops(void* socket, int current_mss);
-uint32_t sim_trim(const struct sim_segment* segment, void* socket); /* what is left, header included */
+uint32_t sim_trim(const struct sim_segment* segment, void* socket);  // what is left, header included
 int sim_enter(void* names);
 int sim_forget(void* names);
 int sim_publish(void* what);
 enum { kSimTcpHeaderBytes = 20 };
 
-/* ---- the kernel: bpf.cc ---- */
+// ---- the kernel: bpf.cc ----
 enum sim_map {
   kSimSources,
   kSimTargets,

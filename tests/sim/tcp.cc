@@ -12,8 +12,24 @@ namespace penstock::sim {
 namespace {
 
 constexpr uint64_t kRetransmitNs = 200'000'000;
+constexpr uint32_t kCoalescedMax = 64 << 10;
 constexpr uint64_t kJiffyNs = 4'000'000;
 constexpr uint32_t kSegmentOverhead = 768;  // truesize beyond the payload
+
+// tcp_try_coalesce(): small ones grow together while nobody takes them.
+void queue_up(Socket* to, Segment segment) {
+  if (!to->queue.empty()) {
+    Segment& last = to->queue.back();
+    const bool follows = last.seq + last.bytes.size() == segment.seq;
+    if (follows && !segment.urgent && !last.urgent &&
+        last.bytes.size() + segment.bytes.size() <= kCoalescedMax) {
+      last.truesize += segment.bytes.size();
+      last.bytes.append(segment.bytes);
+      return;
+    }
+  }
+  to->queue.push_back(std::move(segment));
+}
 
 }  // namespace
 
@@ -24,7 +40,7 @@ Socket* Kernel::make_socket(bool ours) {
   s.next_seq = s.copied_seq = static_cast<uint32_t>(random.next());
   s.write_seq = s.sent_seq = s.una_seq = static_cast<uint32_t>(random.next());
   s.send_buffer = static_cast<uint32_t>(random.log_between(4 << 10, 512 << 10));
-  s.receive_buffer = static_cast<uint32_t>(random.log_between(8 << 10, 512 << 10));
+  s.receive_buffer = static_cast<uint32_t>(random.log_between(16 << 10, 512 << 10));
   return &s;
 }
 
@@ -107,7 +123,7 @@ void Kernel::transmit(Socket* s) {
   Socket* to = s->other;
   if (!to || s->state == TCP_SYN_SENT || s->state == TCP_CLOSE) return;
   while (s->unsent.size() > 0) {
-    const uint64_t waiting = to->readable() + to->coming;
+    const uint64_t waiting = to->readable() + to->coming + kSegmentOverhead * to->queue.size();
     if (waiting >= to->receive_buffer) break;
     const uint64_t window = to->receive_buffer - waiting;
     const auto most = static_cast<uint32_t>(std::min<uint64_t>({window, weather.mss, s->unsent.size()}));
@@ -185,7 +201,7 @@ void Kernel::deliver(Socket* to, Segment segment) {
       segment.truesize += again;
     }
     to->last = segment.bytes.slice(segment.bytes.size() - std::min(64u, n), 64);
-    to->queue.push_back(std::move(segment));
+    queue_up(to, std::move(segment));
   }
   if (fin) on_fin(to);
   if (n > 0) {
