@@ -189,7 +189,7 @@ ssize_t __wrap_send(int fd, const void* buffer, size_t size, int flags) {
   k.between("send");
   Socket* s = socket_of(fd);
   if (size == 0) {  // asks the programs to close the valve
-    if (s->state != TCP_ESTABLISHED && s->state != TCP_CLOSE_WAIT) return failed<ssize_t>(EPIPE);
+    if (s->state != TCP_ESTABLISHED && s->state != TCP_CLOSE_WAIT) return failed<ssize_t>(cannot_send(s));
     sim_socket_ops(s, 1);
     if (int error = cannot_send(s)) return failed<ssize_t>(error);
     return 0;

@@ -124,6 +124,8 @@ struct Weather {
   uint32_t mss = 16 << 10;
   uint32_t descriptors_max = 1000;
   uint32_t connections_max = 1 << 20;
+  bool opening_takes =
+      true;  // an insertion into `sources` hands over what is queued (6.18), or the kick does
   bool reuse_numbers = true;  // of descriptors, as the kernel does; else a late use of one shows
   bool told_hangup = true;    // io_uring: poll always reports POLLRDHUP
 };

@@ -81,6 +81,7 @@ void Life::on_server_eof(Upstream& server) {
     for (Client& c : clients_)
       if (client_of_.count(cookie) && client_of_[cookie] == c.ours->cookie) server.client = &c;
   const std::string& me = server.peer->out.name;
+  if (!server.client && server.peer->heard == 0) return;  // dialled beside another address that was faster
   if (!server.client) kernel_.violated(me + " hears FIN and belongs to nobody");
   const Peer& client = *server.client->peer;
   const uint64_t from_client = server.peer->heard - server.header.size() + server.client->shape->header_bytes;

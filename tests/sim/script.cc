@@ -44,7 +44,7 @@ class Script {
     const auto e = static_cast<int>(k_.random.below(2));
     if (!taken_ && k_.random.chance(1, 3)) return "take";
     if (taken_ && !joined_[e]) return fmt::format("join {}", e);
-    for (;;) {
+    for (int tries = 0; tries < 100; tries++) {
       const bool both = joined_[0] && joined_[1];
       switch (k_.random.below(12)) {
         case 0:
@@ -78,6 +78,7 @@ class Script {
           break;
       }
     }
+    return "";
   }
 
   Observed play(const std::string& act) {

@@ -29,6 +29,7 @@ void random_weather(Random& r, Weather* w) {
   if (r.chance(1, 4)) w->overlap_in = static_cast<uint32_t>(r.one_of({4, 40}));
   w->delay_max_ns = r.log_between(2'000, 30 * kMillisecond);
   w->mss = static_cast<uint32_t>(r.one_of({536, 1448, 8 << 10, 16 << 10, 64 << 10}));
+  w->opening_takes = r.chance(1, 2);
   w->reuse_numbers = r.chance(1, 2);
   w->told_hangup = r.chance(1, 2);
   if (r.chance(1, 6)) w->fault_in = static_cast<uint32_t>(r.one_of({10, 50, 300}));
