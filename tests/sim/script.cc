@@ -136,7 +136,7 @@ class Script {
       if (s.state != TCP_CLOSE) {
         end.received = s.received;
         end.written = s.acked + s.queued() - (e == 1);
-        end.unread = s.readable();
+        end.unread = end.error ? 0 : s.readable();  // asking would take the error
       }
       if (taken_) {
         const penstock_direction& d = map_.direction(static_cast<uint32_t>(e));
