@@ -39,7 +39,10 @@ class Peer {
   uint64_t said = 0, heard = 0;
   bool heard_eof = false, heard_reset = false;
   bool said_fin = false, did_reset = false, gone = false;
-  bool over() const { return !socket || gone || heard_reset; }
+  bool over() const {  // one that never ends holds on to a connection that the other side has closed
+    const bool left = heard_eof && talk.end == Talk::silent && socket->other->closed;
+    return !socket || gone || heard_reset || left;
+  }
   // What comes, in order. Violates when it does not belong here.
   std::function<void(const Extent&)> on_bytes;
   std::function<void()> on_eof;

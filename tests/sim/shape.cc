@@ -115,8 +115,8 @@ Shape random_shape(Random& r) {
   u.proxy_protocol = r.one_of({config::ProxyProtocol::off, config::ProxyProtocol::off,
                                config::ProxyProtocol::v1, config::ProxyProtocol::v2});
   u.tlv_unique_id = u.tlv_crc32c = r.chance(1, 3);
-  u.balance =
-      r.one_of({config::Balance::round_robin, config::Balance::least_flows, config::Balance::source_hash});
+  u.balance = r.one_of({config::Balance::round_robin, config::Balance::least_flows});
+  if (r.chance(1, 20)) u.balance = config::Balance::source_hash;  // its table is what costs
   u.retries = static_cast<uint32_t>(r.below(3));
   if (r.chance(1, 8)) u.source = IpAddress::v4(0xc0000205);
   if (r.chance(1, 8)) u.on_down = r.one_of({config::OnDown::refuse, config::OnDown::close});
