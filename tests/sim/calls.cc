@@ -395,6 +395,8 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
     *out = s->state == TCP_SYN_SENT ? 0 : static_cast<int>(s->queued());
   else if (request == SIOCATMARK)
     *out = s->urgent && s->urgent_seq == s->copied_seq;
+  else if (request == SIOCINQ)  // tcp_inq()
+    *out = static_cast<int>((s->urgent ? s->urgent_seq : s->next_seq) - s->copied_seq);
   else
     g_kernel->violated("an ioctl is not simulated");
   return 0;
