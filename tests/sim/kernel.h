@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // sim/kernel.h: the kernel as userspace/flow sees it, simulated: one clock, TCP between sockets, pipes, the
 // sockmap's queues (the programs themselves are the real ones, programs.h). One thread runs at a time and all
-// chance comes from one seed. What it claims of Linux stands in KERNEL.md beside this file, and
-// differential_test holds it against the kernel at hand.
+// chance comes from one seed. differential_test holds it against the kernel at hand.
 #pragma once
 #include <netinet/tcp.h>
 #include <poll.h>
