@@ -1153,6 +1153,8 @@ TEST(Config, SyntaxErrorsAreOneLineWithTheirPlace) {
            {std::string("x = \"\0\"", 7), "1:6: "},
            {"x = 99999999999999999999", "1:"},
            {"\xc3\xbc = 1", "1:1: "},
+           {"[^listener]\n", "1:2: "},
+           {"[[${NAME}]]\n", "1:3: "},
        }) {
     const Parsed p = parsed(text);
     EXPECT_FALSE(p.config);

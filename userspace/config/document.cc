@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/document.h"
 
+// Some of toml++'s assertions hold of valid text alone ("[^"), and stand before the error it would report.
+#define TOML_ASSERT(condition) static_assert(true)
 #include <toml++/toml.h>
 
 #include <algorithm>
