@@ -109,6 +109,7 @@ bool name_matches(std::string pattern, const std::string& name) {
 
 // Nothing: of an address of this notation nothing is said here (v4-mapped v6).
 std::optional<std::string> bits_of(const std::string& address) {
+  if (address.find('\0') != address.npos) return std::nullopt;  // inet_pton would stop there
   uint8_t bytes[16];
   const bool v4 = inet_pton(AF_INET, address.c_str(), bytes) == 1;
   if (!v4 && inet_pton(AF_INET6, address.c_str(), bytes) != 1) return std::nullopt;
@@ -169,11 +170,16 @@ void ask(const Asked& asked, const std::vector<Told>& told, const config::Config
   }
 }
 
+// Can the reader say what it means? Ports go into the TOML as they are: as decimal digits.
 bool is_known(const Words& route) {
-  const auto source = route.find("source");
-  if (source == route.end()) return true;
-  return std::all_of(source->second.begin(), source->second.end(),
-                     [](const std::string& prefix) { return bits_of(prefix.substr(0, prefix.find('/'))); });
+  const auto all_of = [&](const char* key, auto known) {
+    const auto values = route.find(key);
+    return values == route.end() || std::all_of(values->second.begin(), values->second.end(), known);
+  };
+  return all_of("port", [](const std::string& v) { return v.find_first_not_of("0123456789") == v.npos; }) &&
+         all_of("source", [](const std::string& prefix) {
+           return bits_of(prefix.substr(0, prefix.find('/'))).has_value();
+         });
 }
 
 }  // namespace
