@@ -67,14 +67,17 @@ bool is_answer(int status) {
   return status == ARES_SUCCESS || status == ARES_ENOTFOUND || status == ARES_ENODATA;
 }
 
-// v6 and v4 in turn, v6 first (RFC 8305 4), each family in the order of the answer, no address twice. What an
-// AAAA record says is v4 when it is v4-mapped: then it is none for who wants v6 alone.
+// v6 and v4 in turn, v6 first (RFC 8305 4), each family in the order of the answer, no address twice. c-ares
+// takes AAAA records in an answer about A and the other way round, and what an AAAA record says is v4 when it
+// is v4-mapped: who wants one family gets none of the other.
 std::vector<IpAddress> interleaved(const ares_addrinfo& info, Family wanted) {
   std::vector<IpAddress> v6, v4, all;
   for (const auto* node = info.nodes; node != nullptr; node = node->ai_next) {
     auto endpoint = Endpoint::from_sockaddr(node->ai_addr, node->ai_addrlen);
-    if (!endpoint || (wanted == Family::v6 && endpoint->address.is_v4())) continue;
-    auto& family = endpoint->address.is_v4() ? v4 : v6;
+    if (!endpoint) continue;
+    const bool is_v4 = endpoint->address.is_v4();
+    if (wanted != Family::any && is_v4 != (wanted == Family::v4)) continue;
+    auto& family = is_v4 ? v4 : v6;
     if (std::find(family.begin(), family.end(), endpoint->address) == family.end()) {
       family.push_back(endpoint->address);
     }
