@@ -15,15 +15,25 @@ namespace {
 constexpr size_t kTextBytesMax = 1 << 20;
 constexpr int kBracketsMax = 32;
 constexpr int kKeyDotsMax = 8;
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+constexpr std::string_view kWhiteSpace = " \t\n\v\f\r";
 
-// Walks brackets and dots outside strings and comments. It need not tell valid TOML from invalid: up to the
-// first mistake both parsers see the same tokens, and toml++ goes no further.
-class DepthScan {
+struct Refusal {
+  Position at;
+  std::string why;
+};
+
+// What toml++ must not see: text nested too deeply, and characters beyond ASCII where it looks for white
+// space: its answer whether they are some is undefined behaviour. Walks brackets and dots outside strings and
+// comments. It need not tell valid TOML from invalid: up to the first mistake both parsers see the same
+// tokens, and toml++ goes no further.
+class Scan {
  public:
-  explicit DepthScan(std::string_view text) : text_(text) {}
+  explicit Scan(std::string_view text) : text_(text) {
+    if (text_.starts_with(kByteOrderMark)) text_.remove_prefix(kByteOrderMark.size());
+  }
 
-  // Where the text is nested too deeply, if anywhere.
-  std::optional<Position> too_deep() {
+  std::optional<Refusal> refusal() {
     int brackets = 0, dots = 0;
     for (; at_ < text_.size(); ++at_) {
       switch (text_[at_]) {
@@ -32,7 +42,7 @@ class DepthScan {
           break;
         case '"':
         case '\'':
-          skip_string(text_[at_]);
+          if (!skip_string(text_[at_])) return not_ascii();
           break;
         case '[':
         case '{':
@@ -51,31 +61,49 @@ class DepthScan {
           ++dots;
           break;
         default:
-          break;
+          if (!is_ascii(text_[at_])) return not_ascii();
       }
-      if (brackets > kBracketsMax || dots > kKeyDotsMax) return position();
+      if (brackets > kBracketsMax || dots > kKeyDotsMax)
+        return Refusal{
+            position(),
+            fmt::format("nested too deeply; accepted: {} brackets within each other, {} dots in a key",
+                        kBracketsMax, kKeyDotsMax)};
     }
     return std::nullopt;
   }
 
  private:
-  // Each leaves at_ on the last byte it took.
+  static bool is_ascii(char c) { return (static_cast<unsigned char>(c) & 0x80) == 0; }
+
+  Refusal not_ascii() const {
+    return {position(),
+            "a character that is not ASCII; accepted in strings and comments, there not behind a backslash"};
+  }
+
+  // Each leaves at_ on the last byte it took; false: on one that is refused.
   void skip_comment() { at_ = std::min(text_.find('\n', at_), text_.size()) - 1; }
-  void skip_string(char quote) {
+  bool skip_string(char quote) {
     const std::string triple(3, quote);
     const bool multi_line = text_.substr(at_, 3) == triple;
     at_ += multi_line ? 3 : 1;
     for (; at_ < text_.size(); ++at_) {
       if (quote == '"' && text_[at_] == '\\') {
+        // Behind one that ends a line, toml++ looks for more white space.
+        const size_t next = multi_line ? text_.find_first_not_of(kWhiteSpace, at_ + 1) : text_.npos;
+        if (next != text_.npos && !is_ascii(text_[next])) {
+          at_ = next;
+          return false;
+        }
         ++at_;
       } else if (multi_line && text_.substr(at_, 3) == triple) {
         at_ += 2;
         while (at_ + 1 < text_.size() && text_[at_ + 1] == quote) ++at_;  // """a quote at its end""""
-        return;
+        return true;
       } else if (!multi_line && (text_[at_] == quote || text_[at_] == '\n')) {
-        return;
+        return true;
       }
     }
+    return true;
   }
   Position position() const {
     const std::string_view before = text_.substr(0, at_);
@@ -172,10 +200,8 @@ std::optional<Node> read_document(std::string_view text, const Lookup& environme
         {}, fmt::format("the file is larger than {} bytes; accepted: at most 1 MiB", kTextBytesMax));
     return std::nullopt;
   }
-  if (const std::optional<Position> at = DepthScan(text).too_deep()) {
-    diagnostics->error(
-        *at, fmt::format("nested too deeply; accepted: {} brackets within each other, {} dots in a key",
-                         kBracketsMax, kKeyDotsMax));
+  if (const std::optional<Refusal> refusal = Scan(text).refusal()) {
+    diagnostics->error(refusal->at, refusal->why);
     return std::nullopt;
   }
   try {
