@@ -1155,6 +1155,7 @@ TEST(Config, SyntaxErrorsAreOneLineWithTheirPlace) {
            {"\xc3\xbc = 1", "1:1: "},
            {"[^listener]\n", "1:2: "},
            {"[[${NAME}]]\n", "1:3: "},
+           {"x = 2[\"\"\"\xc3\xbc\"\"\"]", "1:10: "},
            {"# \xc3\xbc\nx = \"\"\"\xc3\xbc \\\n\xc3\xbc\"\"\"", "3:1: "},
        }) {
     const Parsed p = parsed(text);

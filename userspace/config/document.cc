@@ -76,17 +76,28 @@ class Scan {
   static bool is_ascii(char c) { return (static_cast<unsigned char>(c) & 0x80) == 0; }
 
   Refusal not_ascii() const {
-    return {position(),
-            "a character that is not ASCII; accepted in strings and comments, there not behind a backslash"};
+    return {
+        position(),
+        "a character that is not ASCII; accepted in comments, and in strings with white space in front of "
+        "them, there not behind a backslash"};
+  }
+
+  // Without white space or a comma somewhere in front, toml++ may see no string here but a number and what
+  // follows it.
+  bool is_certainly_string() const {
+    const size_t before = text_.substr(0, at_).find_last_not_of("[{");
+    return before == text_.npos || text_[before] == ',' ||
+           kWhiteSpace.find(text_[before]) != kWhiteSpace.npos;
   }
 
   // Each leaves at_ on the last byte it took; false: on one that is refused.
   void skip_comment() { at_ = std::min(text_.find('\n', at_), text_.size()) - 1; }
   bool skip_string(char quote) {
     const std::string triple(3, quote);
-    const bool multi_line = text_.substr(at_, 3) == triple;
+    const bool multi_line = text_.substr(at_, 3) == triple, may_be_any = is_certainly_string();
     at_ += multi_line ? 3 : 1;
     for (; at_ < text_.size(); ++at_) {
+      if (!may_be_any && !is_ascii(text_[at_])) return false;
       if (quote == '"' && text_[at_] == '\\') {
         // Behind one that ends a line, toml++ looks for more white space.
         const size_t next = multi_line ? text_.find_first_not_of(kWhiteSpace, at_ + 1) : text_.npos;
