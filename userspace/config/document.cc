@@ -52,8 +52,14 @@ class Scan {
         case '}':
           --brackets, dots = 0;
           break;
-        case '\n':
         case '=':
+          if (brackets == 0 && value_at_ == text_.npos) value_at_ = at_;
+          dots = 0;
+          break;
+        case '\n':
+          value_at_ = text_.npos;
+          dots = 0;
+          break;
         case ',':
           dots = 0;
           break;
@@ -78,15 +84,15 @@ class Scan {
   Refusal not_ascii() const {
     return {
         position(),
-        "a character that is not ASCII; accepted in comments, and in strings with white space in front of "
-        "them, there not behind a backslash"};
+        "a character that is not ASCII; accepted in comments, and in strings with white space or = in front "
+        "of them, there not behind a backslash"};
   }
 
-  // Without white space or a comma somewhere in front, toml++ may see no string here but a number and what
-  // follows it.
+  // Without white space, a comma or the equals sign of its line somewhere in front, toml++ may see no string
+  // here but a number and what follows it.
   bool is_certainly_string() const {
     const size_t before = text_.substr(0, at_).find_last_not_of("[{");
-    return before == text_.npos || text_[before] == ',' ||
+    return before == text_.npos || text_[before] == ',' || before == value_at_ ||
            kWhiteSpace.find(text_[before]) != kWhiteSpace.npos;
   }
 
@@ -125,6 +131,7 @@ class Scan {
 
   std::string_view text_;
   size_t at_ = 0;
+  size_t value_at_ = std::string_view::npos;  // the first equals sign of the line, outside brackets
 };
 
 class TreeBuilder {
