@@ -58,11 +58,11 @@ def prove(options, report):
         daemon = Daemon(stage, netns, TABLES, engine=options.engine, max_flows=2 * options.concurrency, access_log=True)
         live(stage, netns, daemon, options.lives // 100 or 1, options, options.seed + 1)
         before = has(daemon)
-        exact, summary = live(stage, netns, daemon, options.lives, options, options.seed)
+        exact, summary, remarks = live(stage, netns, daemon, options.lives, options, options.seed)
         after, totals = has(daemon), daemon.totals()
         closed = sum(totals["closed"].values())
-        report.claim(exact, f"{options.engine}: content, reasons, accounts", f"{verdict(summary)}; seed {options.seed}, "
-                     f"{summary['lives_per_s']:.0f} lives/s")
+        report.claim(exact, f"{options.engine}: content, reasons, accounts", "; ".join([f"{verdict(summary)}; seed {options.seed}, "
+                     f"{summary['lives_per_s']:.0f} lives/s", *remarks[:10]]))
         report.claim(totals["accepted"] == totals["active"] + closed and not totals["closed"]["account_mismatch"],
                      f"{options.engine}: the law", f"accepted {totals['accepted']} = active {totals['active']} + closed {closed}")
         report.figure(f"{options.engine}: closed", counts(summary["closed"]))
@@ -80,7 +80,8 @@ def live(stage, netns, daemon, lives, options, seed):
              *(word for entrance in entrances for word in ("--to", entrance)),
              "--admin", daemon.admin, "--log", daemon.process.log_file,
              "--lives", lives, "--concurrency", options.concurrency, "--seed", seed, "--hang-s", 1.5 * PATIENCE_S)
-    return Torture(stage, netns, *words).finish(15 * PATIENCE_S + lives / LIVES_PER_S_MIN)
+    torture = Torture(stage, netns, *words)
+    return *torture.finish(15 * PATIENCE_S + lives / LIVES_PER_S_MIN), torture.remarks()
 
 
 def has(daemon):
