@@ -36,7 +36,7 @@ class Outcome:
             return f"refused: {self.refused()}"
         counted = ""
         if step in ("netns", "bound"):
-            passed, failed = (len(set(re.findall(rf"^\[ +{word} +\] ([\w/.]+)", self.log(step), re.M)))
+            passed, failed = (len(set(re.findall(rf"^\[ +{word} +\] ([\w/]+\.[\w/]+)", self.log(step), re.M)))
                               for word in ("OK", "FAILED"))
             counted = f"{passed} of {passed + failed}"
         if step == "torture":
