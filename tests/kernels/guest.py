@@ -23,7 +23,7 @@ class Guest:
         self.kernel, self.accelerator, self.results = kernel, accelerator, results
         with tempfile.TemporaryDirectory(dir=results.parent) as directory:
             initramfs = make_initramfs(kernel, pathlib.Path(directory), inside)
-            self.within_limit = self.run(initramfs, limit_s)
+            self.run(initramfs, limit_s)
 
     def run(self, initramfs, limit_s):
         share = "local,security_model=none,multidevs=remap"
@@ -37,9 +37,8 @@ class Guest:
             machine = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_us)
         try:
             machine.wait(limit_s)
-            return True
         except subprocess.TimeoutExpired:
-            return False
+            pass  # its results say how far it came
         finally:
             if machine.poll() is None:
                 machine.send_signal(signal.SIGKILL)

@@ -66,7 +66,7 @@ void Edge::TearDown() {
   EXPECT_EQ(daemon_->pinned_flows().value_or(0), 0u);
   // Pipes are pooled, so they may be more than at the start; a socket that stays has leaked. (One more for
   // our question.)
-  EXPECT_TRUE(wait_until([&] { return daemon_->descriptors().sockets <= at_start_.sockets; }, 2s))
+  EXPECT_TRUE(wait_until([&] { return daemon_->descriptors().sockets <= at_start_.sockets; }))
       << daemon_->descriptors().sockets << " sockets, " << at_start_.sockets << " at the start";
   EXPECT_EQ(daemon_->stop(), 0);
   EXPECT_EQ(kernel_log_.complaints(), "");

@@ -124,8 +124,11 @@ class ResetInLane : public Edge {
   // Puts `up` into the lane: relay by order; held because the server does not read.
   void enter(const std::string& lane, const TcpStream& client) {
     if (lane == "relay") {
-      ASSERT_EQ(daemon_->order_lane(daemon_->flows()[0].at("cookie"), "up", lane), "");
-      ASSERT_TRUE(daemon_->wait_lane("up", lane)) << daemon_->flows();
+      const std::string cookie = daemon_->flows()[0].at("cookie");
+      ASSERT_TRUE(wait_until([&] {  // by another order, should it have gone back, being quiet, before we look
+        EXPECT_EQ(daemon_->order_lane(cookie, "up", lane), "");
+        return daemon_->flows()[0].at("directions").at("up").at("lane") == lane;
+      })) << daemon_->flows();
       return;
     }
     const std::string chunk = pattern(1, 64 << 10);

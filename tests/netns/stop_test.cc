@@ -145,7 +145,7 @@ TEST_P(Drain, WithAReaderOfStderrThatStopped) {
   daemon_->process().signal(SIGTERM);
   EXPECT_TRUE(wait_until([&] { return TcpStream::try_connect(at(kAddress, kMailPort)) == ECONNREFUSED; }));
   daemon_->process().signal(SIGTERM);
-  EXPECT_TRUE(wait_until([&] { return !daemon_->process().running(); }, 5s));
+  EXPECT_TRUE(wait_until([&] { return !daemon_->process().running(); }));
   daemon_->process().go_on_reading();
   EXPECT_EQ(daemon_->process().wait_exit(), 0);
   EXPECT_EQ(open.recv_to_end(), End::reset);

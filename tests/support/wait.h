@@ -10,7 +10,7 @@ using namespace std::chrono_literals;
 using std::chrono::milliseconds;
 
 // How long anything that should happen at once may take on a busy machine before a test calls it hung: 20 s,
-// more under a sanitizer.
+// more under a sanitizer, and PENSTOCK_PATIENCE_S seconds where that is set (for an emulated machine).
 extern const milliseconds kPatience;
 
 // Asks `predicate` until it says yes; its last answer when `limit` has passed.
