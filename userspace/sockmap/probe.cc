@@ -13,6 +13,7 @@
 
 #include "base/endpoint.h"
 #include "sockmap/cgroup.h"
+#include "sockmap/kernel_release.h"
 #include "sockmap/loopback_flow.h"
 #include "sockmap/probe_checks.h"
 
@@ -87,6 +88,10 @@ void run_all(const Options& planted, std::vector<Capability>& out) {
   bool lo = loopback_is_up();
   out.push_back({"loopback", lo, true, lo ? "" : "lo is down in this network namespace (ip link set lo up)"});
   if (!lo) return;
+  if (const std::string why = this_kernel_panics(); !why.empty()) {
+    out.push_back({"kernel", false, true, why});
+    return;
+  }
   Options options = planted;
   options.flows_max = kFlowsMax;
   options.threads = kCheckCount;

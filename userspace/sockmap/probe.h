@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // sockmap/probe.h: the self-test: what this kernel and these privileges really do, found by doing it on
-// loopback. No capability is inferred from a kernel version. Each check is one way in which some kernel
-// loses, doubles or hoards bytes (probe_checks.h, bpf/README.md). tests/bpf/probe_test.cc.
+// loopback. No capability is inferred from a kernel version, but one that would panic is not tried
+// (kernel_release.h). Each check is one way in which some kernel loses, doubles or hoards bytes
+// (probe_checks.h, bpf/README.md). tests/bpf/probe_test.cc.
 #pragma once
 #include <cstdint>
 #include <optional>
