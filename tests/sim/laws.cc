@@ -3,6 +3,7 @@
 // over.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "proxy_protocol/proxy_protocol.h"
@@ -143,7 +144,9 @@ void Life::on_line(std::string_view line) {
 void Life::check_end(const Client& c) {
   const Peer& p = *c.peer;
   if (c.lines == 0 && (p.heard || c.server)) kernel_.violated(p.out.name + " was served and left no line");
-  const bool ended_by_us = c.reason == "completed";
+  const bool network_failed = std::any_of(shape_.commands.begin(), shape_.commands.end(),
+                                          [](const Command& x) { return x.what == Command::fail_socket; });
+  const bool ended_by_us = c.reason == "completed" && !network_failed;  // it may fail after our last look
   if (ended_by_us && !p.did_reset && p.talk.end != Talk::close && !p.heard_eof)
     kernel_.violated(fmt::format("{} is completed and heard no FIN", p.out.name));
   if (ended_by_us && c.server) {
