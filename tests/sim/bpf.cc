@@ -70,6 +70,7 @@ int insert(std::array<Socket*, 2 * kFlowsMax>& map, bool into_sources, uint32_t 
   if (s->state != TCP_ESTABLISHED) return EOPNOTSUPP;
   if (map[index] && (into_sources || map[index] != s)) return EBUSY;
   map[index] = s;
+  if (into_sources && !s->trim) g_kernel->violated("a source has no trim: nothing would bound it");
   (into_sources ? s->source_index : s->target_index) = static_cast<int>(index);
   if (into_sources && g_kernel->weather.opening_takes) g_kernel->kick(s);
   return 0;

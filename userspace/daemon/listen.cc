@@ -181,7 +181,7 @@ int Listeners::open(const Key& key, Wanted* w) {
     if (int error = bound_socket(key.family, key.where, key.device, true, &fd)) return error;
     flow::set_no_delay(fd.get());
     flow::set_keepalive(fd.get(), w->keepalive_ms);
-    if (trim_) trim_->attach_trim(fd.get());
+    if (int error = trim_ ? trim_->attach_trim(fd.get()) : 0) return error;
     if (listen(fd.get(), kBacklog)) return errno;
   }
   w->open.device_index = device_index;

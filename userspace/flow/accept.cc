@@ -49,6 +49,11 @@ void drop_syns(int fd) {
   setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
+void drop_no_syns(int fd) {
+  int none = 0;
+  setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
+}
+
 uint64_t cookie_of(int fd) {
   uint64_t cookie = 0;
   socklen_t size = sizeof cookie;
@@ -76,7 +81,7 @@ void Worker::assign_listener(int fd, uint32_t listener, std::shared_ptr<const Pl
     ListenerSocket& socket = w.find_listening(fd)->socket;
     socket.listener = listener;
     socket.plan = plan;
-    w.set_filter(fd);
+    if (w.set_filter(fd)) drop_no_syns(fd);  // without the trim, then: arrive() gives each its own
   });
 }
 
@@ -119,13 +124,11 @@ Worker::Listening* Worker::find_listening(int fd) {
   return nullptr;
 }
 
-// Of a socket that takes part: the trim where flows may be spliced. Connections inherit it.
-void Worker::set_filter(int fd) const {
-  int none = 0;
-  if (shared_.splice)
-    shared_.sockmap->attach_trim(fd);
-  else
-    setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
+// Of a socket that takes part: the trim where flows may be spliced. Connections inherit it. 0, or an errno.
+int Worker::set_filter(int fd) const {
+  if (shared_.splice) return shared_.sockmap->attach_trim(fd);
+  drop_no_syns(fd);
+  return 0;
 }
 
 io::Token Worker::accept_token(const Listening& l) const {
@@ -168,8 +171,11 @@ void Worker::on_accepted(uint32_t index, const io::Completion& c) {
 }
 
 void Worker::arrive(const Listening& l, int fd) {
-  if (l.was_retired) set_filter(fd);
   const Arrival a{fd, l.socket.listener, l.socket.bound, l.socket.plan};
+  if (l.was_retired && set_filter(fd)) {  // no memory for what bounds it
+    live_++;
+    return refuse(a, CloseReason::fd_limit);
+  }
   Worker& idlest = least_loaded();
   if (&idlest != this && idlest.give(a)) return;
   live_++;

@@ -56,7 +56,7 @@ void Worker::release(Flow& f) {
     shared_.sockmap->leave(f.slot, r.cookie, f.shown);
   else if (f.shown)
     shared_.sockmap->hide(r.cookie[kClient]);
-  // From now on no verdict adds to it: log and totals are to agree.
+  // Read once: a verdict that is still running may add to it, and log and totals are to agree.
   std::array<uint64_t, 2> spliced{};
   uint64_t relayed = 0;
   for (Direction d : {kUp, kDown}) {

@@ -108,7 +108,9 @@ void Worker::begin_attempt(Flow& f) {
   set_no_delay(a.fd);
   // We speak first: the handshake's last ACK goes with it instead of before it.
   if (speaks_first(f)) set_quick_ack(a.fd, false);
-  if (shared_.splice) shared_.sockmap->attach_trim(a.fd);
+  if (shared_.splice)
+    if (const int error = shared_.sockmap->attach_trim(a.fd))  // spliced without it, it would have no bound
+      return attempt_failed(f, free, error, reason_of(error, a.to));
   show(f);
   f.armed |= 1u << static_cast<uint32_t>(op_of(free));
   io_->connect(a.fd, a.to, token(f, op_of(free)));

@@ -221,7 +221,7 @@ class Worker {
 
   // accept.cc
   Listening* find_listening(int fd);
-  void set_filter(int fd) const;
+  int set_filter(int fd) const;
   io::Token accept_token(const Listening& l) const;
   void begin_accept(Listening& l);
   void on_accepted(uint32_t index, const io::Completion& c);
