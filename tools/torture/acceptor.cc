@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kBacklog = 4096;
 constexpr int kAcceptsPerTurn = 64;
-constexpr int64_t kAskForMs = 1000;
 constexpr size_t kReadBytes = 4096;
 
 void set(int fd, int level, int name, int value) {
@@ -147,7 +146,8 @@ void Acceptor::identify(Arrival& arrival) {
     case Registry::Claim::yours:
       break;
     case Registry::Claim::unknown:
-      if (now_ms() - arrival.since_ms > kAskForMs)
+      // Its thread may not have run since its connect() was answered.
+      if (now_ms() - arrival.since_ms > options_.hang_ms / 3)
         drop(arrival, Failure::stranger, "no client of ours: " + whose);
       return;
     case Registry::Claim::departed:
