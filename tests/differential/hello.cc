@@ -169,9 +169,17 @@ Bytes kept(const Bytes& alpn) {
 
 // ---- the comparison
 
+// What client_hello.h promises of any bytes.
+bool keeps_the_contract(const tls::ClientHello& ours, const Bytes& stream) {
+  const bool asks = ours.verdict == tls::Verdict::need_more;
+  if (asks && (ours.need_bytes <= stream.size() || ours.need_bytes > tls::kPeekBytesMax)) return false;
+  return ours.verdict == tls::Verdict::hello || ours.sni_size + ours.alpn_size == 0;
+}
+
 // One line of the table. "!" in front: not explained.
 std::string compare(const tls::ClientHello& ours, const Theirs& theirs, const Bytes& stream) {
   using tls::Verdict;
+  if (!keeps_the_contract(ours, stream)) return "!not what client_hello.h promises";
   const bool refused = ours.verdict == Verdict::malformed || ours.verdict == Verdict::not_tls;
   const Bytes handshake = test::payload_of(stream);
   if (theirs.wants_more) {
