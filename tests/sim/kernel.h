@@ -119,6 +119,9 @@ struct Weather {
   uint32_t short_in = 0;    // a transfer is cut short, 1 in; 0: never
   uint32_t fault_in = 0;    // a call fails that may, 1 in; 0: never
   uint32_t overlap_in = 0;  // a segment is sent again in part, 1 in
+  uint32_t loses_in = 0;    // a broken sockmap: what it has redirected is never written, 1 in
+  uint32_t doubles_in = 0;  // likewise: it is written twice
+  bool broken() const { return loses_in || doubles_in; }
   uint64_t delay_max_ns = 200'000;
   uint32_t mss = 16 << 10;
   uint32_t descriptors_max = 1000;

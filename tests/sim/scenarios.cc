@@ -177,6 +177,13 @@ const std::vector<Scenario>& scenarios() {
        }},
       {"reset_by_client", [](Shape* s) { s->clients[0].talk.reset_at_ns = 4 * kMillisecond; }},
       {"reset_by_server", [](Shape* s) { s->servers[0].talk.reset_at_ns = 3 * kMillisecond; }},
+      {"kernel_loses",
+       [](Shape* s) {
+         s->weather.loses_in = 3;
+         s->config.timeouts.idle = s->config.timeouts.half_closed =
+             milliseconds(600'000);  // time to find out
+       }},
+      {"kernel_doubles", [](Shape* s) { s->weather.doubles_in = 3; }},
       {"memory_limit",
        [](Shape* s) {
          bulk(s);

@@ -382,6 +382,12 @@ void Kernel::work(Socket* s) {
       return;
     }
     Segment& first = s->backlog.front();
+    if (weather.loses_in && random.chance(1, weather.loses_in)) {
+      s->backlog_truesize -= first.truesize;
+      s->backlog.pop_front();
+      continue;
+    }
+    if (weather.doubles_in && random.chance(1, weather.doubles_in)) write(s, first.bytes);
     uint32_t offered = first.bytes.size();
     if (weather.short_in && random.chance(1, weather.short_in))
       offered = static_cast<uint32_t>(random.between(1, offered));

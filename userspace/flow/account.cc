@@ -44,7 +44,8 @@ bool read_account(int fd, bool opened_by_us, SocketAccount* out) {
   }
   fill(after, out);
   // Our SYN was acked like a byte.
-  out->written_bytes = after.tcpi_bytes_acked + static_cast<uint64_t>(queued) - (opened_by_us ? 1 : 0);
+  out->queued_bytes = static_cast<uint64_t>(queued);
+  out->written_bytes = after.tcpi_bytes_acked + out->queued_bytes - (opened_by_us ? 1 : 0);
   return true;
 }
 

@@ -12,6 +12,7 @@ struct SocketAccount {
   uint64_t received_bytes = 0;  // in order, whether read or not; a FIN counts one
   uint64_t acked_bytes = 0;     // by the peer
   uint64_t written_bytes = 0;   // taken from us by the socket, whether sent or not
+  uint64_t queued_bytes = 0;    // of these, not yet acked
 };
 
 // `opened_by_us`: the socket did the connect(2). False only when `fd` is no TCP socket.
@@ -20,7 +21,7 @@ struct SocketAccount {
 // While the sockmap writes, less than the truth by what it wrote during the call; never more.
 // REQUIRES: no shutdown(SHUT_WR) of ours yet, for written_bytes: our FIN would count.
 bool read_account(int fd, bool opened_by_us, SocketAccount* out);
-// The same without written_bytes: one system call instead of two, or three while something is queued.
+// The same without what was written: one system call instead of two, or three while something is queued.
 bool read_received(int fd, SocketAccount* out);
 
 // Bytes in the receive queue. By MSG_PEEK | MSG_TRUNC: SIOCINQ lies on sockmapped sockets of some kernels.

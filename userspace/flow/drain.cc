@@ -25,6 +25,16 @@ constexpr uint64_t kMismatchNs = 500'000'000;       // the accounts may differ t
 
 }  // namespace
 
+// How long nobody has written to a target whose queue is empty, though there is more for it. A pause of ours,
+// or of the machine, adds no more than the wait that was meant.
+uint64_t Worker::stuck_ns(DirectionState& s, const SocketAccount& target) const {
+  const bool moves = target.queued_bytes > 0 || target.written_bytes != s.written_bytes;
+  s.stuck_ns = moves ? 0 : s.stuck_ns + std::min(now_ns_ - s.looked_ns, s.patience_ns);
+  s.written_bytes = target.written_bytes;
+  s.looked_ns = now_ns_;
+  return s.stuck_ns;
+}
+
 // REQUIRES: the source's FIN was seen.
 void Worker::check_drain(Flow& f, Direction d) {
   FlowRecord& r = *f.record;
@@ -53,14 +63,11 @@ void Worker::check_drain(Flow& f, Direction d) {
   if (source.received_bytes == handed + dr.discarded_bytes + 1 && written == handed) return send_fin(f, d);
   if (source.state == TCP_CLOSE && source.received_bytes == handed + dr.discarded_bytes)
     return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
-  if (written == handed) {
-    // Nothing on its way and yet not all here: segments may be waiting for a verdict.
-    if (!s.stuck_since_ns) s.stuck_since_ns = now_ns_;
-    if (now_ns_ - s.stuck_since_ns > kMismatchNs) return pass_fin(f, d);  // finds and reports the mismatch
-    if (unread_bytes(r.fd[d])) sockmap::Sockmap::kick(r.fd[d]);
-  } else {
-    s.stuck_since_ns = 0;
-  }
+  const uint64_t stuck = stuck_ns(s, target);
+  if (written > handed || stuck > (written == handed ? kMismatchNs : kLostNs))
+    return pass_fin(f, d);  // finds and reports the mismatch
+  // Nothing on its way and yet not all here: segments may be waiting for a verdict.
+  if (written == handed && unread_bytes(r.fd[d])) sockmap::Sockmap::kick(r.fd[d]);
   s.patience_ns = s.patience_ns ? std::min(2 * s.patience_ns, kLastLookNs) : kFirstLookNs;
   set_lane_deadline(f, d, now_ns_ + s.patience_ns);
 }

@@ -44,7 +44,7 @@ void Worker::enter_lane(Flow& f, Direction d, Lane to, LaneChange why) {
   dr.lane = to;
   dr.lane_changes++;
   f.direction[d].lane_since_ns = now_ns_;
-  f.direction[d].patience_ns = 0;
+  f.direction[d].patience_ns = f.direction[d].stuck_ns = 0;
   count(shared_.statistics.lane_changes(why));
   log::debug("flow cookie={} {}: {} ({})", f.record->cookie[kClient], d == kUp ? "up" : "down", text(to),
              text(why));
@@ -96,14 +96,14 @@ void Worker::check_held(Flow& f, Direction d, LaneChange back) {
   SocketAccount target;
   if (!read_account(r.fd[d ^ 1], d == kUp, &target)) return begin_close(f, CloseReason::internal_error);
   uint64_t handed = dr.header_bytes + k.redirected + dr.relayed_out_bytes;
-  if (target.written_bytes > handed) {
+  if (target.written_bytes != s.written_bytes) s.moved_ns = now_ns_;
+  const uint64_t stuck = stuck_ns(s, target);
+  if (target.written_bytes > handed || (target.written_bytes < handed && stuck > kLostNs)) {
     log::error("flow cookie={} {}: handed {} bytes, the target took {}", r.cookie[kClient],
                d == kUp ? "up" : "down", handed, target.written_bytes);
     return begin_close(f, CloseReason::account_mismatch);
   }
   uint64_t waiting = handed - target.written_bytes;
-  if (target.written_bytes != s.written_bytes) s.moved_ns = now_ns_;
-  s.written_bytes = target.written_bytes;
 
   bool may_open = may_open_valve(f, d);
   bool saturated = s.cycles > kCyclesMax;

@@ -69,8 +69,9 @@ struct DirectionState {
   uint64_t moved_bytes;     // relay: in this stay
   uint64_t pipe_wanted_ns;  // relay: since when there is no pipe to be had; 0: one was
   uint64_t patience_ns;     // held, draining: the next look
-  uint64_t written_bytes;   // held: what the target had taken at the last look
-  uint64_t stuck_since_ns;  // draining: everything is written but the accounts differ
+  uint64_t looked_ns;       // held, draining: the last look
+  uint64_t written_bytes;   // held, draining: what the target had taken then
+  uint64_t stuck_ns;        // held, draining: for so long nothing has moved that could
   uint64_t turn_bytes;      // relay: moved in one turn, of late
   uint64_t high_at_bytes;   // redirected when the backlog last passed the threshold
   uint32_t cycles;          // held -> splice, with few bytes between
@@ -106,7 +107,9 @@ struct ListenerSocket {
   std::shared_ptr<const Plan> plan;  // of the flows that begin here
 };
 
-inline constexpr uint32_t kDeadlinesPerFlow = 3;    // the phase, the two directions
+inline constexpr uint32_t kDeadlinesPerFlow = 3;  // the phase, the two directions
+inline constexpr uint64_t kLostNs =
+    60'000'000'000;  // what the kernel has not written for so long, it has lost
 inline constexpr uint64_t kEvictionNs = 2'000'000;  // between two rounds of resets for limits.memory
 
 // What all workers share. Outlives them.
@@ -292,6 +295,7 @@ class Worker {
   void on_quiet(Flow& f, Direction d);
   bool unhindered(const Flow& f, Direction d) const;
   // drain.cc
+  uint64_t stuck_ns(DirectionState& s, const SocketAccount& target) const;
   void check_drain(Flow& f, Direction d);
   void pass_fin(Flow& f, Direction d);
   void send_fin(Flow& f, Direction d);
