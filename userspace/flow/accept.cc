@@ -78,16 +78,18 @@ void Worker::add_listener(const ListenerSocket& socket) {
 
 void Worker::assign_listener(int fd, uint32_t listener, std::shared_ptr<const Plan> plan) {
   post([=](Worker& w) {
-    ListenerSocket& socket = w.find_listening(fd)->socket;
-    socket.listener = listener;
-    socket.plan = plan;
-    if (w.set_filter(fd)) drop_no_syns(fd);  // without the trim, then: arrive() gives each its own
+    Listening& l = *w.find_listening(fd);
+    l.socket.listener = listener;
+    l.socket.plan = plan;
+    if (!w.set_filter(fd)) return;
+    drop_no_syns(fd);
+    l.inherits_other = true;
   });
 }
 
 void Worker::retire_listener(int fd) {
   post([=](Worker& w) {
-    w.find_listening(fd)->was_retired = true;
+    w.find_listening(fd)->inherits_other = true;
     drop_syns(fd);
   });
 }
@@ -172,7 +174,7 @@ void Worker::on_accepted(uint32_t index, const io::Completion& c) {
 
 void Worker::arrive(const Listening& l, int fd) {
   const Arrival a{fd, l.socket.listener, l.socket.bound, l.socket.plan};
-  if (l.was_retired && set_filter(fd)) {  // no memory for what bounds it
+  if (l.inherits_other && set_filter(fd)) {  // no memory for what bounds it
     live_++;
     return refuse(a, CloseReason::fd_limit);
   }

@@ -186,8 +186,8 @@ class Worker {
     ListenerSocket socket{-1, 0, {}};  // fd -1: free
     bool accepting = false;            // an accept is in flight
     bool removing = false;             // closed when that has ended
-    bool was_retired = false;          // what it accepts may have inherited the filter of a retired one
-    uint64_t again_ns = 0;             // when it accepts again after an error; 0: there was none
+    bool inherits_other = false;  // what it accepts may have another filter than it should: a retired one's
+    uint64_t again_ns = 0;        // when it accepts again after an error; 0: there was none
   };
   // A connection on its way to becoming a flow.
   struct Arrival {
