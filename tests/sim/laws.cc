@@ -207,7 +207,7 @@ void Life::expect(const Shape& shape) {
   if (shape.weather.broken()) {
     may({R::account_mismatch});
     if (static_cast<uint64_t>(shape.config.timeouts.idle->count()) * kMillisecond <=
-        flow::kLostNs)  // before it is sure
+        60 * kSecond)  // before it is sure
       may({R::idle_timeout, R::half_closed_timeout});
   }
   bool silent = false;

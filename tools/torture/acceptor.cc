@@ -151,6 +151,8 @@ void Acceptor::identify(Arrival& arrival) {
         drop(arrival, Failure::stranger, "no client of ours: " + whose);
       return;
     case Registry::Claim::departed:
+      // Or a new one with the same port, as above.
+      if (now_ms() - arrival.since_ms <= options_.hang_ms / 30) return;
       close_with_rst(std::exchange(arrival.fd, -1));
       return forget(arrival);
     case Registry::Claim::taken:

@@ -87,6 +87,7 @@ void Registry::known_as(Life& life, const Endpoint& peer) {
   life.peer = peer;
   life.client = life.plan.proxied ? life.plan.proxied->client : peer;
   by_client_[life.client] = &life;
+  departed_.erase(life.client);
 }
 
 Registry::Claim Registry::claim_locked(Life* found, Life** life) {

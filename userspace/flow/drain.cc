@@ -22,17 +22,24 @@ namespace {
 constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 200'000'000;
 constexpr uint64_t kKeepaliveTickNs = 250'000'000;  // set after 4 to 5 of them
 constexpr uint64_t kMismatchNs = 500'000'000;       // the accounts may differ this long while nothing moves
+constexpr uint64_t kLostNs = 60'000'000'000;  // what the kernel has not written for so long, it has lost
 
 }  // namespace
 
-// How long nobody has written to a target whose queue is empty, though there is more for it. A pause of ours,
-// or of the machine, adds no more than the wait that was meant.
-uint64_t Worker::stuck_ns(DirectionState& s, const SocketAccount& target) const {
+// A look at the target while the kernel writes to it what it was handed: true, and a line in the log, when it
+// has taken more, or long takes nothing more though its queue is empty. A pause of ours, or of the machine,
+// adds no more to "long" than the wait that was meant.
+bool Worker::is_mismatch(Flow& f, Direction d, uint64_t handed_bytes, const SocketAccount& target) const {
+  DirectionState& s = f.direction[d];
   const bool moves = target.queued_bytes > 0 || target.written_bytes != s.written_bytes;
   s.stuck_ns = moves ? 0 : s.stuck_ns + std::min(now_ns_ - s.looked_ns, s.patience_ns);
   s.written_bytes = target.written_bytes;
   s.looked_ns = now_ns_;
-  return s.stuck_ns;
+  const bool lost = target.written_bytes < handed_bytes && s.stuck_ns > kLostNs;
+  if (target.written_bytes <= handed_bytes && !lost) return false;
+  log::error("flow cookie={} {}: handed {} bytes, the target took {}", f.record->cookie[kClient],
+             d == kUp ? "up" : "down", handed_bytes, target.written_bytes);
+  return true;
 }
 
 // REQUIRES: the source's FIN was seen.
@@ -63,9 +70,9 @@ void Worker::check_drain(Flow& f, Direction d) {
   if (source.received_bytes == handed + dr.discarded_bytes + 1 && written == handed) return send_fin(f, d);
   if (source.state == TCP_CLOSE && source.received_bytes == handed + dr.discarded_bytes)
     return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
-  const uint64_t stuck = stuck_ns(s, target);
-  if (written > handed || stuck > (written == handed ? kMismatchNs : kLostNs))
-    return pass_fin(f, d);  // finds and reports the mismatch
+  if (is_mismatch(f, d, handed + dr.header_bytes, target))
+    return begin_close(f, CloseReason::account_mismatch);
+  if (written == handed && s.stuck_ns > kMismatchNs) return pass_fin(f, d);  // finds and reports the mismatch
   // Nothing on its way and yet not all here: segments may be waiting for a verdict.
   if (written == handed && unread_bytes(r.fd[d])) sockmap::Sockmap::kick(r.fd[d]);
   s.patience_ns = s.patience_ns ? std::min(2 * s.patience_ns, kLastLookNs) : kFirstLookNs;

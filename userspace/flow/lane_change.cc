@@ -97,12 +97,7 @@ void Worker::check_held(Flow& f, Direction d, LaneChange back) {
   if (!read_account(r.fd[d ^ 1], d == kUp, &target)) return begin_close(f, CloseReason::internal_error);
   uint64_t handed = dr.header_bytes + k.redirected + dr.relayed_out_bytes;
   if (target.written_bytes != s.written_bytes) s.moved_ns = now_ns_;
-  const uint64_t stuck = stuck_ns(s, target);
-  if (target.written_bytes > handed || (target.written_bytes < handed && stuck > kLostNs)) {
-    log::error("flow cookie={} {}: handed {} bytes, the target took {}", r.cookie[kClient],
-               d == kUp ? "up" : "down", handed, target.written_bytes);
-    return begin_close(f, CloseReason::account_mismatch);
-  }
+  if (is_mismatch(f, d, handed, target)) return begin_close(f, CloseReason::account_mismatch);
   uint64_t waiting = handed - target.written_bytes;
 
   bool may_open = may_open_valve(f, d);

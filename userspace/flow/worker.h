@@ -107,9 +107,7 @@ struct ListenerSocket {
   std::shared_ptr<const Plan> plan;  // of the flows that begin here
 };
 
-inline constexpr uint32_t kDeadlinesPerFlow = 3;  // the phase, the two directions
-inline constexpr uint64_t kLostNs =
-    60'000'000'000;  // what the kernel has not written for so long, it has lost
+inline constexpr uint32_t kDeadlinesPerFlow = 3;    // the phase, the two directions
 inline constexpr uint64_t kEvictionNs = 2'000'000;  // between two rounds of resets for limits.memory
 
 // What all workers share. Outlives them.
@@ -295,7 +293,7 @@ class Worker {
   void on_quiet(Flow& f, Direction d);
   bool unhindered(const Flow& f, Direction d) const;
   // drain.cc
-  uint64_t stuck_ns(DirectionState& s, const SocketAccount& target) const;
+  bool is_mismatch(Flow& f, Direction d, uint64_t handed_bytes, const SocketAccount& target) const;
   void check_drain(Flow& f, Direction d);
   void pass_fin(Flow& f, Direction d);
   void send_fin(Flow& f, Direction d);
