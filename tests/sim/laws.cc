@@ -205,7 +205,7 @@ void Life::expect(const Shape& shape) {
          R::connect_refused, R::connect_unreachable, R::connect_timeout, R::connect_failed, R::fd_limit,
          R::internal_error, R::client_closed_early, R::proxy_probe});
   if (shape.weather.broken()) {
-    may({R::account_mismatch});
+    may({R::account_mismatch, R::client_reset, R::upstream_reset});  // a byte twice looks like a FIN less
     if (static_cast<uint64_t>(shape.config.timeouts.idle->count()) * kMillisecond <=
         60 * kSecond)  // before it is sure
       may({R::idle_timeout, R::half_closed_timeout});
