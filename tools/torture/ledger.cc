@@ -41,7 +41,8 @@ std::optional<FlowLine> parse_flow_line(std::string_view line) {
   if (line.find(" flow cookie=") == line.npos || !client || !reason) return std::nullopt;
   const auto peer = parse_endpoint(proxy.value_or(*client));
   if (!peer) return std::nullopt;
-  return FlowLine{*peer, std::string(*reason), number(line, " up="), number(line, " down=")};
+  return FlowLine{*peer, std::string(*reason), std::string(line), number(line, " up="),
+                  number(line, " down=")};
 }
 
 LedgerEntry entry_of(uint64_t life, const LifePlan& plan, const EndReport& client, const EndReport& server) {
@@ -77,6 +78,7 @@ Verdict compare(const LedgerEntry& entry, const FlowLine& line) {
 }
 
 void Ledger::check(const LedgerEntry& entry, const FlowLine& line) {
+  if (entry.failed) tell_line(options_, entry.life, line.text);
   const Verdict verdict = compare(entry, line);
   if (verdict.failure == Failure::none) return;
   tally_.add_failure(verdict.failure);

@@ -23,8 +23,8 @@ struct EndpointHash {
 
 // One line of the access log.
 struct FlowLine {
-  Endpoint peer;  // whose connection it was: with a PROXY header the proxy's in front
-  std::string reason;
+  Endpoint peer;             // whose connection it was: with a PROXY header the proxy's in front
+  std::string reason, text;  // of it, the whole line
   std::optional<uint64_t> up_bytes, down_bytes;  // carried; not said of a connection refused at accept
 };
 std::optional<FlowLine> parse_flow_line(std::string_view line);  // none: a line about something else
@@ -32,7 +32,8 @@ std::optional<FlowLine> parse_flow_line(std::string_view line);  // none: a line
 // What may be said of a life that is over.
 struct LedgerEntry {
   uint64_t life = 0;
-  bool judged = true;           // else it has failed already, and any line will do, or none
+  bool judged = true;           // else any line will do, or none
+  bool failed = false;          // then its line is told: it may say why
   bool may_be_missing = false;  // turned away before it was a flow: not every such line is written
   std::vector<std::string_view> reasons;
   struct Range {

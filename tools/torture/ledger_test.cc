@@ -122,6 +122,18 @@ TEST(Ledger, ALifeWithoutALineIsTold) {
   EXPECT_EQ(books.failures(Failure::unlogged), 1u);
 }
 
+TEST(Ledger, TheLineOfALifeThatFailedIsTold) {
+  Books books;
+  LedgerEntry failed = books.entry();
+  failed.failed = true;
+  failed.judged = false;
+  testing::internal::CaptureStderr();
+  books.ledger.add_line(kLine);
+  books.ledger.expect(books.peer, failed);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("its line: " + std::string(kLine)),
+            std::string::npos);
+}
+
 TEST(Ledger, AnAddressUsedAgainIsAnotherLife) {
   Books books;
   LedgerEntry turned_away = books.entry();

@@ -174,7 +174,8 @@ void Registry::conclude(Life& life) {
   tally_.sent_bytes.fetch_add(client.sent + server.sent);
   if (ledger_ != nullptr && client.arrived) {
     LedgerEntry entry = entry_of(life.index, life.plan, client, server);
-    entry.judged = verdict.failure == Failure::none && !life.plan.starved;
+    entry.failed = verdict.failure != Failure::none;
+    entry.judged = !entry.failed && !life.plan.starved;
     ledger_->expect(life.peer, std::move(entry));
   }
   if (life.claimed || !client.reset_sent) tally_.last_end_ms = now_ms();

@@ -34,6 +34,12 @@ void raise_to(std::atomic<uint64_t>& most, uint64_t value) {
   }
 }
 
+void tell_line(const Options& o, uint64_t life, std::string_view line) {
+  static std::atomic<uint64_t> told = 0;
+  if (told.fetch_add(1) < kToldMax)
+    fmt::print(stderr, "FAIL life {} seed {}: its line: {}\n", life, o.seed, line);
+}
+
 void tell_failure(const Options& o, std::optional<uint64_t> life, Failure failure,
                   const std::string& reason) {
   static std::atomic<uint64_t> told = 0;

@@ -38,6 +38,7 @@ void raise_to(std::atomic<uint64_t>& most, uint64_t value);
 // To stderr; more than 50 are only counted.
 void tell_failure(const Options& options, std::optional<uint64_t> life, Failure failure,
                   const std::string& reason);
+void tell_line(const Options& options, uint64_t life, std::string_view line);  // likewise, of penstockd's log
 
 // Prints a line about the time since the last call.
 class Progress {
