@@ -52,7 +52,7 @@ def memory(scene):
         try:
             scene.start(through=limits.through())
             at_rest = limits.memory()[0]
-            limit = at_rest + (4 << 20)
+            limit = at_rest + (8 << 20)
             limits.set_memory(limit)
             neighbour = scene.stage.start(scene.peers, "neighbour", *limits.through(), "sh", "-c", READS, f"{disk}/file")
             scene.live(*PATIENCE)
