@@ -120,7 +120,7 @@ struct Weather {
   uint32_t fault_in = 0;    // a call fails that may, 1 in; 0: never
   uint32_t overlap_in = 0;  // a segment is sent again in part, 1 in
   uint32_t loses_in = 0;    // a broken sockmap: what it has redirected is never written, 1 in
-  uint32_t doubles_in = 0;  // likewise: it is written twice
+  uint32_t doubles_in = 0;  // likewise: it is written twice; with as much on its way, the accounts agree
   bool broken() const { return loses_in || doubles_in; }
   uint64_t delay_max_ns = 200'000;
   uint32_t mss = 16 << 10;

@@ -33,8 +33,7 @@ void random_weather(Random& r, Weather* w) {
   w->reuse_numbers = r.chance(1, 2);
   w->told_hangup = r.chance(1, 2);
   if (r.chance(1, 6)) w->fault_in = static_cast<uint32_t>(r.one_of({10, 50, 300}));
-  if (r.chance(1, 60))
-    (r.chance(1, 2) ? w->loses_in : w->doubles_in) = static_cast<uint32_t>(r.one_of({3, 50}));
+  if (r.chance(1, 60)) w->loses_in = static_cast<uint32_t>(r.one_of({3, 50}));
   if (r.chance(1, 12)) w->descriptors_max = static_cast<uint32_t>(r.between(24, 40));
 }
 
