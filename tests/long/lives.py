@@ -68,6 +68,7 @@ def prove(options, report):
         report.figure(f"{options.engine}: closed", counts(summary["closed"]))
         report.figure(f"{options.engine}: carried", counts(summary["bytes"]))
         report.figure(f"{options.engine}: lane changes", counts(summary["lane_changes"]))
+        report.figure(f"{options.engine}: aborted, at all ends", counts(aborts(netns)))
         resident = after.pop("resident") - before.pop("resident")
         report.claim(after == before, f"{options.engine}: afterwards as before", counts(after))
         report.claim(resident < options.growth_mib << 20, f"{options.engine}: memory of penstockd", f"{mib(resident)} more")
@@ -82,6 +83,14 @@ def live(stage, netns, daemon, lives, options, seed):
              "--lives", lives, "--concurrency", options.concurrency, "--seed", seed, "--hang-s", 1.5 * PATIENCE_S)
     torture = Torture(stage, netns, *words)
     return *torture.finish(15 * PATIENCE_S + lives / LIVES_PER_S_MIN), torture.remarks()
+
+
+def aborts(netns):
+    """Connections reset or given up, by why: close(2) with linger 0 (OnData) or with something unread (OnClose), and those
+    for which nobody asked (OnTimeout, OnMemory, ...)."""
+    names, values = (line.split()[1:] for line in netns.run("cat", "/proc/net/netstat").splitlines()
+                     if line.startswith("TcpExt:"))
+    return {name: int(n) for name, n in zip(names, values) if "Abort" in name and int(n)}
 
 
 def has(daemon):
