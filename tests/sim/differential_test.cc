@@ -63,7 +63,8 @@ class Player {
       return map_.take(0, 0, cookies, {1u << 30, 1u << 30, 1u << 30});
     }
     if (v == "join") {
-      const int error = map_.join(index, flow_.ours(e));
+      int error = map_.attach_trim(flow_.ours(e));
+      if (!error) error = map_.join(index, flow_.ours(e));
       over_ |= error != 0;
       return error;
     }

@@ -107,7 +107,8 @@ class Script {
       const uint64_t cookies[2] = {ours_[0]->cookie, ours_[1]->cookie};
       o.result = map_.take(0, 0, cookies, {1u << 30, 1u << 30, 1u << 30});
     } else if (v == "join") {
-      o.result = map_.join(index, fd_[e]);
+      o.result = map_.attach_trim(fd_[e]);
+      if (!o.result) o.result = map_.join(index, fd_[e]);
       if (o.result) over_ = true;
       joined_[e] = true;
     } else if (v == "open") {

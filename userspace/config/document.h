@@ -35,8 +35,8 @@ struct Member {
 
 // Depth is bounded whatever the text is, so that walking the tree cannot exhaust the stack: 32 brackets
 // within each other, 8 dots in one key. Outside comments and values it is ASCII, as TOML 1.0 has it; so is a
-// string with neither white space, a comma nor its line's equals sign before it (or before its brackets). None
-// when the text is not TOML or too large; the reason is then in `diagnostics`.
+// string with neither white space, a comma nor its line's equals sign before it (or before its brackets).
+// None when the text is not TOML or too large; the reason is then in `diagnostics`.
 std::optional<Node> read_document(std::string_view text, const Lookup& environment, Diagnostics* diagnostics);
 
 }  // namespace penstock::config
