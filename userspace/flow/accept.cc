@@ -49,7 +49,7 @@ void drop_syns(int fd) {
   setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
-void drop_no_syns(int fd) {
+void remove_filter(int fd) {
   int none = 0;
   setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
 }
@@ -82,7 +82,7 @@ void Worker::assign_listener(int fd, uint32_t listener, std::shared_ptr<const Pl
     l.socket.listener = listener;
     l.socket.plan = plan;
     if (!w.set_filter(fd)) return;
-    drop_no_syns(fd);
+    remove_filter(fd);
     l.inherits_other = true;
   });
 }
@@ -129,7 +129,7 @@ Worker::Listening* Worker::find_listening(int fd) {
 // Of a socket that takes part: the trim where flows may be spliced. Connections inherit it. 0, or an errno.
 int Worker::set_filter(int fd) const {
   if (shared_.splice) return shared_.sockmap->attach_trim(fd);
-  drop_no_syns(fd);
+  remove_filter(fd);
   return 0;
 }
 
