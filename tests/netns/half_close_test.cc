@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A FIN is passed on after the last byte before it, in that direction alone; a stalled reader loses nothing.
+#include <fstream>
+
 #include "netns/edge.h"
 #include "support/raw_segment.h"
 
@@ -110,6 +112,25 @@ TEST_P(HalfClose, FinWhileTheReaderStalls) {
   at_server.resume();
   up.finish();
   expect_whole(at_server.finish(), kBytes);
+}
+
+// A socket that nobody holds is given up by the kernel sooner than one that somebody does: the flow lasts as
+// long as there are bytes on their way, though both FINs are passed on.
+TEST_P(HalfClose, BehindBothFinsTheReaderStillHasItsTime) {
+  std::ofstream("/proc/sys/net/ipv4/tcp_orphan_retries") << 1;
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  client.set_receive_buffer(16 << 10);
+  client.half_close();
+  EXPECT_EQ(upstream.recv_to_end(), End::fin);
+  constexpr uint64_t kBytes = 160 << 10;
+  PatternSender down(upstream, 2, {.bytes_max = kBytes});
+  EXPECT_TRUE(daemon_->wait_lane("down", "shut"));
+  EXPECT_EQ(daemon_->flows()[0].at("directions").at("up").at("lane"), "shut");
+  PatternReader at_client(client, 2);
+  expect_whole(at_client.finish(), kBytes);
+  EXPECT_TRUE(closed_for("completed"));
 }
 
 TEST_P(HalfClose, SlowReaderGetsEverything) {

@@ -31,6 +31,21 @@ TEST_P(Reset, ByTheServerWhileOpen) {
   EXPECT_TRUE(closed_for("upstream_reset"));
 }
 
+// It has not read what stands before the server's FIN.
+TEST_P(Reset, ByTheClientBehindBothFins) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  client.set_receive_buffer(16 << 10);
+  client.half_close();
+  EXPECT_EQ(upstream.recv_to_end(), End::fin);
+  upstream.send_all(std::string(160 << 10, 'x'));
+  upstream.half_close();
+  EXPECT_TRUE(daemon_->wait_lane("down", "shut"));
+  client.reset();
+  EXPECT_TRUE(closed_for("client_reset"));
+}
+
 TEST_P(Reset, ByTheClientRightAfterItConnected) {
   start();
   const TcpListener server(at(kAddress, kServerPort));

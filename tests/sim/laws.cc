@@ -133,6 +133,10 @@ void Life::on_line(std::string_view line) {
     c.reason = line.substr(reason + 8);
     const CloseReason r = reason_of(c.reason);
     summary_.closed[r]++;
+    const auto has_more = [](const Socket* ours) { return ours->fd >= 0 && ours->queued() > 1; };
+    if (r == CloseReason::completed &&
+        (has_more(c.ours) || (c.server && has_more(c.server->peer->socket->other))))
+      kernel_.violated(c.peer->out.name + " is completed with bytes that a peer has not acknowledged");
     if (!may_.count(r))
       kernel_.violated(
           fmt::format("{} ends with {}, and nothing happened that allows it", c.peer->out.name, c.reason));

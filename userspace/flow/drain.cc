@@ -6,7 +6,9 @@
 // would lose the backlog and send a clean FIN. In `relay` the end of stream is what splice() says, but a
 // reset whose error somebody consumed looks the same: only the account tells, a FIN counts one in
 // bytes_received.
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -23,6 +25,7 @@ constexpr uint64_t kFirstLookNs = 50'000, kLastLookNs = 200'000'000;
 constexpr uint64_t kKeepaliveTickNs = 250'000'000;  // set after 4 to 5 of them
 constexpr uint64_t kMismatchNs = 500'000'000;       // the accounts may differ this long while nothing moves
 constexpr uint64_t kLostNs = 60'000'000'000;  // what the kernel has not written for so long, it has lost
+constexpr uint64_t kFirstAckLookNs = 10'000'000, kLastAckLookNs = 1'000'000'000;
 
 }  // namespace
 
@@ -113,9 +116,33 @@ void Worker::send_fin(Flow& f, Direction d) {
   deadlines_.clear(f.slot * 3 + 1 + d);
   if (shutdown(r.fd[to], SHUT_WR))
     return begin_close(f, to == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
-  if (lane(f, static_cast<Direction>(d ^ 1)) == Lane::shut) return begin_close(f, CloseReason::completed);
+  f.direction[d].patience_ns = 0;
   publish(f);
   set_open_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
+  if (is_shut(f)) check_delivered(f);
+}
+
+bool Worker::is_shut(const Flow& f) const {
+  return lane(f, kUp) == Lane::shut && lane(f, kDown) == Lane::shut;
+}
+
+// Both FINs are passed on; what stands before them may still be on its way to a peer that reads slowly. With
+// a socket that nobody holds the kernel has less patience (tcp_orphan_retries, tcp_max_orphans; net/ipv4/
+// tcp_timer.c), and nobody would hear how it ended. The last ACK wakes us: TCP_CLOSE is POLLHUP.
+void Worker::check_delivered(Flow& f) {
+  for (Direction d : {kUp, kDown}) {
+    SocketAccount account;  // first: the last ACK closes the socket, and then nothing is queued
+    if (!read_received(f.record->fd[d], &account)) return begin_close(f, CloseReason::internal_error);
+    int queued = 0;
+    if (ioctl(f.record->fd[d], SIOCOUTQ, &queued)) queued = 0;
+    if (queued <= 1) continue;  // but for the FIN all is acked
+    if (account.state == TCP_CLOSE)
+      return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
+    uint64_t& patience_ns = f.direction[d].patience_ns;
+    patience_ns = patience_ns ? std::min(2 * patience_ns, kLastAckLookNs) : kFirstAckLookNs;
+    return set_lane_deadline(f, d, now_ns_ + patience_ns);
+  }
+  begin_close(f, CloseReason::completed);
 }
 
 // Keepalive is five system calls that a short flow does without; many flows get theirs in one turn of the

@@ -368,6 +368,7 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     return begin_close(f, reason_of(side, error));
   }
   if (!(events & (POLLRDHUP | POLLHUP))) return;
+  if (r.phase == Phase::open && is_shut(f)) return check_delivered(f);
   Direction d = static_cast<Direction>(side), other = static_cast<Direction>(side ^ 1);
   // Closed on both ends without a FIN of ours: a RST whose error another system call has taken.
   SocketAccount account;
@@ -395,8 +396,10 @@ void Worker::on_deadline(io::Deadlines::Id id) {
         if (shared_.sockmap->closed(socket_index(f, d))) return leave_splice(f, d, LaneChange::backlog_high);
         if (r.direction[d].fin_received) check_drain(f, d);
         return;
-      case Lane::none:
       case Lane::shut:
+        if (is_shut(f)) check_delivered(f);
+        return;
+      case Lane::none:
         return;
     }
   }

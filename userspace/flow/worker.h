@@ -68,7 +68,7 @@ struct DirectionState {
   uint64_t blocked_ns;      // relay: the target last refused bytes, or the direction came here
   uint64_t moved_bytes;     // relay: in this stay
   uint64_t pipe_wanted_ns;  // relay: since when there is no pipe to be had; 0: one was
-  uint64_t patience_ns;     // held, draining: the next look
+  uint64_t patience_ns;     // held, draining, shut: the next look
   uint64_t looked_ns;       // held, draining: the last look
   uint64_t written_bytes;   // held, draining: what the target had taken then
   uint64_t stuck_ns;        // held, draining: for so long nothing has moved that could
@@ -297,6 +297,8 @@ class Worker {
   void check_drain(Flow& f, Direction d);
   void pass_fin(Flow& f, Direction d);
   void send_fin(Flow& f, Direction d);
+  bool is_shut(const Flow& f) const;
+  void check_delivered(Flow& f);
   void set_open_deadline(Flow& f, uint64_t when_ns);
   void check_idle(Flow& f);
   // close.cc
