@@ -402,7 +402,7 @@ TEST(ClientHello, TooManyRecordsAreSeenAsSoonAsTheyAreSure) {
   Bytes stream = {22, 3, 1, 0, 4, 1, 0, 0xff, 0xff};
   while (stream.size() < 9 + 6 * (kRecordsMax - 4)) append(&stream, {22, 3, 1, 0, 1, 0});
   EXPECT_VERDICT(malformed, stream);  // 1021 records, and 64515 bytes do not fit into 3 more
-  stream.resize(stream.size() - 6);
+  stream.erase(stream.end() - 6, stream.end());
   const auto parsed = parse(stream);
   EXPECT_EQ(parsed.verdict, Verdict::need_more);
   EXPECT_LE(parsed.need_bytes, kPeekBytesMax);
