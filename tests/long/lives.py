@@ -14,12 +14,14 @@ SERVERS = tuple(f"127.0.0.{host}:7001" for host in range(1, 5))  # each has port
 SERVER6 = "[::1]:7001"
 PLAIN, PLAIN6, TLS, PROXY, PROXY_TLS = "127.0.0.1:7100", "[::1]:7100", "127.0.0.1:7101", "127.0.0.1:7102", "127.0.0.1:7103"
 ENTRANCES = (PLAIN, f"tls:{TLS}", f"proxy:{PROXY}", PLAIN6, f"proxy+tls:{PROXY_TLS}", PLAIN, f"tls:{TLS}", f"proxy:{PROXY}")
-UNREACHED = f'"{3 * PATIENCE_S:.0f}s"'  # no life waits for a timeout; a slow machine takes its time between two pieces
+UNREACHED = f'"{30 * PATIENCE_S:.0f}s"'  # no life waits for a timeout; a slow machine takes its time between two of 2,000 pieces
 TABLES = f"""
 [timeouts]
 client_hello = {UNREACHED}
 proxy_header = {UNREACHED}
 connect = {UNREACHED}
+idle = {UNREACHED}
+half_closed = {UNREACHED}
 [upstream.server]
 servers = [{", ".join(f'"{server}"' for server in SERVERS)}]
 proxy_protocol = "v2"
