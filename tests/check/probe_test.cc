@@ -166,12 +166,15 @@ struct Seen {
 
 class Misbehaving : public Probe {
  protected:
+  static constexpr milliseconds kUnreached{15'000}, kReached{2'000};  // even where dialing takes its time
+
   // It says this at once, and nothing after.
-  Seen against(const std::string& says, CheckType type, bool close = false) {
+  Seen against(const std::string& says, CheckType type, bool close = false,
+               milliseconds timeout = kUnreached) {
     const Netns::Inside inside(servers_);
     TcpListener listener(at(kServerV4, 7));
     check::Order o = order(7, type);
-    o.timeout = milliseconds(400);
+    o.timeout = timeout;
     auto outcome = std::async(std::launch::async, [&] { return probe(o); });
     TcpStream stream = listener.accept();
     Seen seen;
@@ -186,13 +189,13 @@ class Misbehaving : public Probe {
 
 TEST_F(Misbehaving, ABannerThatNeverComes) {
   for (const auto type : {CheckType::smtp, CheckType::imap}) {
-    const Seen seen = against("", type);
+    const Seen seen = against("", type, false, kReached);
     EXPECT_EQ(seen.outcome.failure, Failure::timeout);
     EXPECT_EQ(seen.outcome.reason, "timeout: connected, but the server says nothing");
     EXPECT_EQ(seen.heard, "");  // who has not greeted is told nothing
     EXPECT_EQ(seen.end, End::fin);
   }
-  const Seen seen = against("", CheckType::tls);
+  const Seen seen = against("", CheckType::tls, false, kReached);
   EXPECT_EQ(seen.outcome.reason, "timeout: connected, but the TLS handshake does not end");
   EXPECT_EQ(seen.end, End::fin);
 }
@@ -202,12 +205,12 @@ TEST_F(Misbehaving, ABannerThatComesLate) {
   const Netns::Inside inside(servers_);
   TcpListener listener(at(kServerV4, 7));
   check::Order o = order(7, CheckType::smtp);
-  o.timeout = milliseconds(200);
+  o.timeout = kReached;
   o.late = milliseconds(10'000);
   auto outcome = std::async(std::launch::async, [&] { return probe(o); });
   TcpStream stream = listener.accept();
   pollfd readable{stream.fd(), POLLIN, 0};
-  EXPECT_EQ(poll(&readable, 1, 400), 0) << "it has hung up";
+  EXPECT_EQ(poll(&readable, 1, 2'400), 0) << "it has hung up";
   stream.send_all("220 mx\r\n");
   EXPECT_TRUE(stream.recv_line().starts_with("EHLO "));
   stream.send_all("250 mx\r\n");
@@ -242,7 +245,7 @@ TEST_F(Misbehaving, AServerThatDoesNotWantUs) {
 }
 
 TEST_F(Misbehaving, MidDialogueItIsStillToldGoodbye) {
-  const Seen seen = against("220 mx\r\n", CheckType::smtp);  // no answer to EHLO
+  const Seen seen = against("220 mx\r\n", CheckType::smtp, false, kReached);  // no answer to EHLO
   EXPECT_EQ(seen.outcome.failure, Failure::timeout);
   EXPECT_EQ(seen.outcome.reason, "timeout: it said nothing more after: 220 mx");
   EXPECT_TRUE(seen.heard.starts_with("EHLO ") && seen.heard.ends_with("\r\nQUIT\r\n")) << seen.heard;
