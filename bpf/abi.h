@@ -18,7 +18,7 @@
 #include <linux/types.h>
 #endif
 
-#define PENSTOCK_LAYOUT 3 /* of everything below; a change of layout counts up */
+#define PENSTOCK_LAYOUT 4 /* of everything below; a change of layout counts up */
 #define PENSTOCK_THREADS_MAX 256
 #define PENSTOCK_LISTENERS_MAX 1024
 #define PENSTOCK_UPSTREAMS_MAX 1024
@@ -65,7 +65,9 @@
   X(proxy_probe)            /* proxy in front: looked whether we are there: no byte, or LOCAL and no data */ \
   X(denied)                 /* client: of the listener's `deny`, or not of its `allow` */                    \
   X(max_flows_per_client)   /* client: has as many flows as limits.max_flows_per_client */                   \
-  X(new_flows_per_client)   /* client: comes more often than limits.new_flows_per_client */
+  X(new_flows_per_client)   /* client: comes more often than limits.new_flows_per_client */                  \
+  X(adoption_failed)        /* us: a worker died, and of what it left of this flow nothing can be made */    \
+  X(worker_crashed)         /* us: a worker that had it in hand crashed, and the next one too */
 
 /* Why a direction changed its lane. */
 #define PENSTOCK_LANE_CHANGES(X)                                                          \
@@ -119,7 +121,8 @@ struct penstock_direction {
   __u32 opening;       /* == epoch: about to be opened; opening_bytes counts what arrives until it is */
   __u32 opening_bytes; /* truesize; the trim filter adds, atomically */
   __u32 bulk_bytes;    /* leave the splice when `backlog` passes it */
-  __u32 reserved1[5];
+  __u32 ended;         /* direction up: the generation of the flow whose end was counted last; by end_flow */
+  __u32 reserved1[4];
   /* Line 2. Like line 0: which memory belongs to which bytes, a mark at every limit_bytes / 8 of memory. */
   struct penstock_mark {
     __u32 position; /* low bits of `redirected` behind a segment */
@@ -249,12 +252,29 @@ struct penstock_publish {
   __u64 relayed_bytes[2];
 };
 
-/* enter, forget: the cookies by which the programs know a flow's two sockets, in one system call. */
+/* enter: the cookies by which the programs know a flow's two sockets, and what its slot's last flow had still
+ * charged is given back. */
 struct penstock_names {
   __u64 cookie[2];
-  __u32 index[2]; /* of their directions; enter */
-  __u32 shown;    /* forget: also out of `flows` */
+  __u32 slot;
   __u32 reserved;
+};
+
+/* end_flow: its cookies are forgotten, its charges given back, its end counted: once for each generation of a
+ * slot, however often it is asked to, and all of it or nothing: a process that dies while it waits for a
+ * program does not end the program. */
+struct penstock_end {
+  __u64 cookie[2]; /* 0: not known */
+  __u32 slot;
+  __u32 generation;
+  __u32 listener;
+  __u32 upstream; /* UINT32_MAX: in no `active` of an upstream */
+  __u32 reason;   /* index in penstock_closed */
+  __u32 shown;    /* in `flows` */
+  __u32 spliced;  /* the programs have counted for this flow */
+  __u32 counted;  /* out: 1: now; 0: it was counted before */
+  __u64 relayed_bytes;
+  __u64 spliced_bytes[2]; /* out */
 };
 
 #ifdef __cplusplus
@@ -266,5 +286,6 @@ PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_direction) == 192);
 PENSTOCK_STATIC_ASSERT(__builtin_offsetof(struct penstock_direction, flow_cookie) == 64);
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_globals) == 192);
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_event) == 16);
+PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_end) == 72);
 
 #endif

@@ -388,23 +388,73 @@ int trim(struct __sk_buff* skb) {
   return offset_flags[1] & TCP_FLAG_FIN ? 0 : header; /* a FIN may not arrive before its data */
 }
 
+/* Nothing of `slot` is charged any more. */
+static __always_inline void discharge(__u32 slot) {
+  __u32 zero = 0;
+  struct penstock_globals* g = bpf_map_lookup_elem(&globals, &zero);
+  if (!g) return;
+  for (__u32 side = 0; side < 2; side++) {
+    __u32 index = 2 * slot + side;
+    struct penstock_direction* d = bpf_map_lookup_elem(&directions, &index);
+    if (d) charge(d, g, 0);
+  }
+}
+
 SEC("syscall")
 int enter(struct penstock_names* n) {
-  for (int side = 0; side < 2; side++) {
+  discharge(n->slot); /* a program that ran for the slot's last flow may have charged after its end */
+  for (__u32 side = 0; side < 2; side++) {
     __u64 cookie = n->cookie[side];
-    __u32 index = n->index[side];
+    __u32 index = 2 * n->slot + side;
     long error = bpf_map_update_elem(&direction_of, &cookie, &index, BPF_ANY);
     if (error) return -error;
   }
   return 0;
 }
 
+/* In the order of a userspace that must stay right when it dies between any two of its own steps: what the
+ * operator sees goes first, the count is the last and comes once. */
 SEC("syscall")
-int forget(struct penstock_names* n) {
-  __u64 client = n->cookie[0], upstream = n->cookie[1];
-  bpf_map_delete_elem(&direction_of, &client);
-  bpf_map_delete_elem(&direction_of, &upstream);
-  if (n->shown) bpf_map_delete_elem(&flows, &client);
+int end_flow(struct penstock_end* e) {
+  __u64 client = e->cookie[0], upstream = e->cookie[1];
+  __u32 zero = 0, up = 2 * e->slot, down = up + 1, listener = e->listener, to = e->upstream;
+  struct penstock_direction* d = bpf_map_lookup_elem(&directions, &up);
+  struct penstock_direction* back = bpf_map_lookup_elem(&directions, &down);
+  struct penstock_totals* t = bpf_map_lookup_elem(&totals, &zero);
+  struct penstock_listener* l = bpf_map_lookup_elem(&listeners, &listener);
+  if (!d || !back || !t || !l) return 22; /* EINVAL */
+  __u32 reason = e->reason;
+  if (reason >= sizeof(struct penstock_closed) / sizeof(__u64)) return 22;
+  if (e->spliced) {
+    bpf_map_delete_elem(&direction_of, &client);
+    bpf_map_delete_elem(&direction_of, &upstream);
+    discharge(e->slot);
+    e->spliced_bytes[0] = d->redirected;
+    e->spliced_bytes[1] = back->redirected;
+  }
+  if (e->shown) bpf_map_delete_elem(&flows, &client);
+  e->counted = d->ended != e->generation;
+  if (!e->counted) return 0;
+  d->ended = e->generation;
+  __u64 spliced = e->spliced_bytes[0] + e->spliced_bytes[1];
+  __sync_fetch_and_add(&t->updates_begun, 1);
+  __sync_fetch_and_add(&t->spliced_bytes, spliced);
+  __sync_fetch_and_add(&t->relayed_bytes, e->relayed_bytes);
+  if (!e->relayed_bytes && spliced) __sync_fetch_and_add(&t->spliced_flows, 1);
+  __sync_fetch_and_add((__u64*)&t->closed + reason, 1);
+  __sync_fetch_and_add(&t->active, -1);
+  __sync_fetch_and_add(&l->closed, 1);
+  __sync_fetch_and_add(&l->active, -1);
+  __sync_fetch_and_add(&t->updates_done, 1);
+  struct penstock_upstream* u = to < PENSTOCK_UPSTREAMS_MAX ? bpf_map_lookup_elem(&upstreams, &to) : 0;
+  if (u) __sync_fetch_and_add(&u->active, -1);
+  return 0;
+}
+
+/* What a program that was already running at the end of a flow has charged since. */
+SEC("syscall")
+int settle(struct penstock_names* n) {
+  discharge(n->slot);
   return 0;
 }
 

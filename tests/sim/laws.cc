@@ -95,7 +95,7 @@ void Life::on_server_eof(Upstream& server) {
 
 void Life::look_at_records() {
   uint64_t charged = 0;
-  for (uint32_t slot = 0; slot < shared_->slots_used; slot++) {
+  for (uint32_t slot = 0; slot < table_->used(); slot++) {
     flow::FlowRecord& r = (*table_)[slot];
     if (r.fd[flow::kUpstream] >= 0 && r.phase != flow::Phase::free)
       client_of_[r.cookie[flow::kUpstream]] = r.cookie[flow::kClient];

@@ -290,7 +290,7 @@ bool Life::all_over() const {
   for (const Client& c : clients_)
     if (c.lines == 0 && !c.ours->closed) return false;
   if (!peers_over()) return false;
-  for (uint32_t slot = 0; slot < shared_->slots_used; slot++)
+  for (uint32_t slot = 0; slot < table_->used(); slot++)
     if ((*table_)[slot].phase != flow::Phase::free) return false;
   return true;
 }

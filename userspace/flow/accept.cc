@@ -11,6 +11,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "flow/socket_names.h"
 #include "flow/worker.h"
 #include "route/route.h"
 
@@ -19,23 +20,6 @@ namespace {
 
 constexpr uint64_t kAcceptRetryNs = 100'000'000;
 constexpr uint64_t kToldAgainNs = 1'000'000'000;
-
-// Who connected, also when it has gone again: getpeername(2) would not know. SO_PEERNAME takes no more room
-// than it fills.
-Endpoint peer_of(int fd) {
-  sockaddr_storage a;
-  for (socklen_t size : {sizeof(sockaddr_in6), sizeof(sockaddr_in)})
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &a, &size) == 0)
-      return Endpoint::from_sockaddr(reinterpret_cast<sockaddr*>(&a), size).value_or(Endpoint{});
-  return {};
-}
-
-Endpoint endpoint_of(int fd, int (*which)(int, sockaddr*, socklen_t*)) {
-  sockaddr_storage a;
-  socklen_t size = sizeof a;
-  if (which(fd, reinterpret_cast<sockaddr*>(&a), &size)) return {};
-  return Endpoint::from_sockaddr(reinterpret_cast<sockaddr*>(&a), size).value_or(Endpoint{});
-}
 
 // A filter that lets everything pass but a SYN alone: the RST and the end of a handshake, too. It is shown a
 // segment from its TCP header on, as of tcp_v4_rcv().
@@ -52,13 +36,6 @@ void drop_syns(int fd) {
 void remove_filter(int fd) {
   int none = 0;
   setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
-}
-
-uint64_t cookie_of(int fd) {
-  uint64_t cookie = 0;
-  socklen_t size = sizeof cookie;
-  getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
-  return cookie;
 }
 
 }  // namespace
@@ -216,7 +193,7 @@ void Worker::begin_flow(const Arrival& a) {
   if (shared_.held_bytes() > shared_.memory_limit_bytes / 16 * 15)
     return refuse(a, CloseReason::memory_limit);
   const config::AcceptProxy& accept_proxy = a.plan->listener(a.listener).accept_proxy;
-  Endpoint client = endpoint_of(a.fd, getpeername);
+  Endpoint client = remote_of(a.fd);
   if (client.port == 0) {  // gone before we looked
     bool proxy = route::covers(accept_proxy.from, peer_of(a.fd).address);
     return refuse(a, proxy ? CloseReason::proxy_probe : CloseReason::client_reset);
@@ -236,8 +213,8 @@ void Worker::begin_flow(const Arrival& a) {
   }
   if (slot == UINT32_MAX) return refuse(a, CloseReason::max_flows);
 
-  for (uint32_t used = shared_.slots_used;
-       used <= slot && !shared_.slots_used.compare_exchange_weak(used, slot + 1);) {
+  std::atomic<uint32_t>& end = shared_.table->used();
+  for (uint32_t used = end; used <= slot && !end.compare_exchange_weak(used, slot + 1);) {
   }
   FlowRecord& r = (*shared_.table)[slot];
   r.take();
@@ -247,10 +224,11 @@ void Worker::begin_flow(const Arrival& a) {
   r.listener = a.listener;
   r.upstream = UINT32_MAX;
   r.client = client;
-  r.destination = a.bound.port ? a.bound : endpoint_of(a.fd, getsockname);
+  r.destination = a.bound.port ? a.bound : local_of(a.fd);
   r.port = r.destination.port;
   r.accepted_ns = now_ns_;
   r.unproven = stranger;
+  r.plan = a.plan->id();
   Flow& f = shared_.flows[slot];
   f = Flow{};
   f.record = &r;

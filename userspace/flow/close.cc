@@ -51,24 +51,17 @@ void Worker::begin_close(Flow& f, CloseReason reason) {
 void Worker::release(Flow& f) {
   FlowRecord& r = *f.record;
   CloseReason reason = static_cast<CloseReason>(r.reason);
-  penstock_totals& t = *shared_.statistics.totals;
-  if (r.known)
-    shared_.sockmap->leave(f.slot, r.cookie, f.shown);
-  else if (f.shown)
-    shared_.sockmap->hide(r.cookie[kClient]);
-  // Read once: a verdict that is still running may add to it, and log and totals are to agree.
-  std::array<uint64_t, 2> spliced{};
-  uint64_t relayed = 0;
-  for (Direction d : {kUp, kDown}) {
-    if (r.known) spliced[d] = shared_.sockmap->direction(socket_index(f, d)).redirected;
-    relayed += r.direction[d].relayed_out_bytes;
-  }
-  if (f.plan->config().daemon.log_access && (!is_refusal(reason) || refusals_.allow(now_ns_)))
+  const std::array<uint64_t, 2> spliced = count_end(f, reason);
+  if (!r.logged && f.plan->config().daemon.log_access && (!is_refusal(reason) || refusals_.allow(now_ns_)))
     log_access(f, reason, spliced);
+  r.logged = 1;
 
   const bool fin = ends_with_fin(f, reason);
   for (Side s : {kClient, kUpstream})
-    if (r.fd[s] >= 0) let_go(std::exchange(r.fd[s], -1), fin);
+    if (r.fd[s] >= 0) {  // closed first: what the record does not know is taken for a new connection
+      let_go(r.fd[s], fin);
+      r.fd[s] = -1;
+    }
   if (f.dial)
     for (Attempt& a : f.dial->attempts)
       if (a.fd >= 0) let_go(std::exchange(a.fd, -1), fin);
@@ -76,24 +69,43 @@ void Worker::release(Flow& f) {
   if (r.known) shared_.sockmap->settle(f.slot);
   for (Direction d : {kUp, kDown}) give_back_pipe(f, d);
   shared_.clients->leave(r.client.address, r.listener, &f.place);
-
-  {
-    Update update(shared_.statistics);
-    count(t.spliced_bytes, spliced[kUp] + spliced[kDown]);
-    count(t.relayed_bytes, relayed);
-    if (relayed == 0 && spliced[kUp] + spliced[kDown] > 0) count(t.spliced_flows);
-    count(shared_.statistics.closed(reason));
-    uncount(t.active);
-    count(shared_.statistics.listeners[r.listener].closed);
-    uncount(shared_.statistics.listeners[r.listener].active);
-  }
-  if (r.upstream_counted) uncount(shared_.statistics.upstreams[r.upstream].active);
   if (f.server) Upstream::give_back(std::exchange(f.server, nullptr));
   leave_plan(std::exchange(f.plan, nullptr));
   if (--live_ == 0) pipes_.let_go();
   advance(f, Event::released);
   std::lock_guard lock(shared_.slots_mutex);
   shared_.free_slots.push_back(f.slot);
+}
+
+// Once, however many workers die of it meanwhile; without maps there is nobody who could promise that. Returns
+// what was spliced, read once: a verdict that is still running may add to it, and log and totals are to agree.
+std::array<uint64_t, 2> Worker::count_end(const Flow& f, CloseReason reason) {
+  const FlowRecord& r = *f.record;
+  const uint64_t relayed = r.direction[kUp].relayed_out_bytes + r.direction[kDown].relayed_out_bytes;
+  const uint32_t upstream = r.upstream_counted ? r.upstream : UINT32_MAX;
+  if (shared_.sockmap) {
+    penstock_end e{.cookie = {r.cookie[kClient], r.cookie[kUpstream]},
+                   .slot = f.slot,
+                   .generation = r.generation,
+                   .listener = r.listener,
+                   .upstream = upstream,
+                   .reason = static_cast<uint32_t>(reason),
+                   .shown = f.shown,
+                   .spliced = r.known,
+                   .counted = 0,
+                   .relayed_bytes = relayed,
+                   .spliced_bytes = {}};
+    shared_.sockmap->end(&e);
+    return {e.spliced_bytes[kUp], e.spliced_bytes[kDown]};
+  }
+  if (upstream != UINT32_MAX) uncount(shared_.statistics.upstreams[upstream].active);
+  Update update(shared_.statistics);
+  count(shared_.statistics.totals->relayed_bytes, relayed);
+  count(shared_.statistics.closed(reason));
+  uncount(shared_.statistics.totals->active);
+  count(shared_.statistics.listeners[r.listener].closed);
+  uncount(shared_.statistics.listeners[r.listener].active);
+  return {};
 }
 
 void Worker::log_access(const Flow& f, CloseReason reason, const std::array<uint64_t, 2>& spliced_bytes) {
@@ -137,7 +149,7 @@ void Worker::evict_if_over_limit() {
     uint32_t slot, generation, thread;
   };
   std::vector<Holder> holders;
-  for (uint32_t slot = 0; slot < shared_.slots_used; slot++) {
+  for (uint32_t slot = 0; slot < shared_.table->used(); slot++) {
     FlowRecord& r = (*shared_.table)[slot];
     const uint32_t generation = r.generation.load(std::memory_order_acquire);
     if (r.phase.load(std::memory_order_acquire) != Phase::open) continue;

@@ -27,6 +27,14 @@ std::optional<uint32_t> Names::take(const std::string& name) {
   return slot;
 }
 
+void Names::restore(const std::string& name, uint32_t slot) {
+  std::lock_guard lock(mutex_);
+  if (!entries_.emplace(name, Entry{slot, 0}).second) return;
+  for (; used_ <= slot; used_++)
+    if (used_ != slot) free_.push_back(used_);
+  std::erase(free_, slot);
+}
+
 void Names::give_back(const std::string& name) {
   std::lock_guard lock(mutex_);
   auto known = entries_.find(name);
@@ -38,8 +46,8 @@ void Names::give_back(const std::string& name) {
 }
 
 Result<std::shared_ptr<const Plan>> Plan::make(config::Config config, Names& listeners, Names& upstreams,
-                                               const Plan* previous) {
-  std::shared_ptr<Plan> plan(new Plan(std::move(config), listeners, upstreams));
+                                               const Plan* previous, uint32_t id) {
+  std::shared_ptr<Plan> plan(new Plan(std::move(config), listeners, upstreams, id));
   const config::Config& c = plan->config_;
   for (const config::Listener& l : c.listeners) {
     const auto slot = listeners.take(l.name);
@@ -65,6 +73,12 @@ Result<std::shared_ptr<const Plan>> Plan::make(config::Config config, Names& lis
 std::optional<uint32_t> Plan::find_listener(uint32_t slot) const {
   const auto found = listener_index_.find(slot);
   if (found == listener_index_.end()) return std::nullopt;
+  return found->second;
+}
+
+std::optional<uint32_t> Plan::find_upstream(uint32_t slot) const {
+  const auto found = upstream_index_.find(slot);
+  if (found == upstream_index_.end()) return std::nullopt;
   return found->second;
 }
 

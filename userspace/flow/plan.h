@@ -27,6 +27,9 @@ class Names {
       : slots_max_(slots_max), name_entry_(std::move(name_entry)) {}
   // nullopt: all are taken.
   std::optional<uint32_t> take(const std::string& name);
+  // `name` has `slot` already, given out by a process that died; the entry stays as it is. REQUIRES: nothing
+  // was taken yet, and a plan will.
+  void restore(const std::string& name, uint32_t slot);
   void give_back(const std::string& name);
 
  private:
@@ -47,9 +50,10 @@ class Plan {
   // slots, while those of the old configuration are still in use. `listeners` and `upstreams` outlive the
   // plan.
   static Result<std::shared_ptr<const Plan>> make(config::Config config, Names& listeners, Names& upstreams,
-                                                  const Plan* previous);
+                                                  const Plan* previous, uint32_t id = 1);
   ~Plan();
 
+  uint32_t id() const { return id_; }  // a flow's record names its configuration by it
   const config::Config& config() const { return config_; }
   const route::Table& routes() const { return routes_; }  // in indices of config()
 
@@ -59,6 +63,7 @@ class Plan {
   // REQUIRES: of a flow that came in under this plan.
   uint32_t listener_index(uint32_t slot) const { return listener_index_.at(slot); }
   std::optional<uint32_t> find_listener(uint32_t slot) const;  // for any slot
+  std::optional<uint32_t> find_upstream(uint32_t slot) const;
   uint32_t upstream_index(uint32_t slot) const { return upstream_index_.at(slot); }
   const config::Listener& listener(uint32_t slot) const { return config_.listeners[listener_index(slot)]; }
   const config::Upstream& upstream(uint32_t slot) const { return config_.upstreams[upstream_index(slot)]; }
@@ -66,12 +71,14 @@ class Plan {
   Upstream& servers_at(size_t index) const { return *servers_[index]; }
 
  private:
-  Plan(config::Config config, Names& listeners, Names& upstreams)
-      : config_(std::move(config)),
+  Plan(config::Config config, Names& listeners, Names& upstreams, uint32_t id)
+      : id_(id),
+        config_(std::move(config)),
         routes_(config_),
         listener_names_(listeners),
         upstream_names_(upstreams) {}
 
+  const uint32_t id_;
   const config::Config config_;
   const route::Table routes_;
   Names& listener_names_;

@@ -29,11 +29,6 @@ bool is_its_own(const proxy_protocol::Incoming& header, const Endpoint& proxy) {
   return header.local || header.client == proxy;
 }
 
-// Its bytes, which the record speaks of by now, leave the queue unread.
-ssize_t discard_header(int fd, size_t bytes) {
-  return recv(fd, nullptr, bytes, MSG_TRUNC | MSG_DONTWAIT);
-}
-
 }  // namespace
 
 void Worker::begin_proxy_header(Flow& f) {
@@ -84,7 +79,6 @@ void Worker::on_proxy_header(Flow& f, uint32_t events) {
 // REQUIRES: the header is complete and begins the receive queue.
 void Worker::take_header(Flow& f, const proxy_protocol::Incoming& header) {
   FlowRecord& r = *f.record;
-  int fd = r.fd[kClient];
   r.proxy = r.client;
   r.local = is_its_own(header, r.client);
   if (!header.local) {
@@ -92,10 +86,25 @@ void Worker::take_header(Flow& f, const proxy_protocol::Incoming& header) {
     r.destination = header.destination;
   }
   keep_tlvs(r, header.tlvs);
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // the record says all of that before it says this
   r.direction[kUp].discarded_bytes = header.header_bytes;
-  const ssize_t n = discard_header(fd, header.header_bytes);
-  if (n != static_cast<ssize_t>(header.header_bytes)) return begin_close(f, CloseReason::client_reset);
-  f.peeked_bytes -= header.header_bytes;
+  discard_header(f);
+}
+
+// Its bytes, which the record speaks of by now, leave the queue unread.
+void Worker::discard_header(Flow& f) {
+  const FlowRecord& r = *f.record;
+  const uint64_t bytes = r.direction[kUp].discarded_bytes;
+  const ssize_t n = recv(r.fd[kClient], nullptr, bytes, MSG_TRUNC | MSG_DONTWAIT);
+  if (n != static_cast<ssize_t>(bytes)) return begin_close(f, CloseReason::client_reset);
+  f.peeked_bytes = unread_bytes(r.fd[kClient]);
+  header_taken(f);
+}
+
+// REQUIRES: peeked_bytes are there behind it.
+void Worker::header_taken(Flow& f) {
+  const FlowRecord& r = *f.record;
+  const int fd = r.fd[kClient];
   set_low_water(fd, 1);
   if (!r.local || f.peeked_bytes > 0) return begin_client(f);
   set_phase_deadline(f, now_ns_ + kLocalNs);

@@ -43,26 +43,32 @@ bool FlowRecord::still(uint32_t of_generation) const {
 }
 
 Result<FlowTable> FlowTable::create(uint32_t flows_max) {
+  static_assert(sizeof(Header) <= kRecordsAt);
   FlowTable t;
-  size_t bytes = sizeof(FlowRecord) * flows_max;
+  size_t bytes = kRecordsAt + sizeof(FlowRecord) * flows_max;
   t.memory_ = Fd(memfd_create("penstock-flows", MFD_CLOEXEC));
   if (!t.memory_.valid() || ftruncate(t.memory_.get(), static_cast<off_t>(bytes)))
     return Error{fmt::format("cannot make the flow table: {}", strerror(errno))};
   // Pages are zero, and zero is a free record; untouched slots cost nothing.
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, t.memory_.get(), 0);
   if (p == MAP_FAILED) return Error{fmt::format("cannot map the flow table: {}", strerror(errno))};
-  t.records_ = static_cast<FlowRecord*>(p);
+  t.header_ = static_cast<Header*>(p);
+  t.header_->layout = kRecordLayout;
+  t.header_->record_bytes = sizeof(FlowRecord);
+  t.header_->flows_max = flows_max;
+  t.records_ = reinterpret_cast<FlowRecord*>(static_cast<char*>(p) + kRecordsAt);
   t.size_ = flows_max;
   return t;
 }
 
 FlowTable::FlowTable(FlowTable&& other) noexcept
     : memory_(std::move(other.memory_)),
+      header_(std::exchange(other.header_, nullptr)),
       records_(std::exchange(other.records_, nullptr)),
       size_(other.size_) {}
 
 FlowTable::~FlowTable() {
-  if (records_) munmap(records_, sizeof(FlowRecord) * size_);
+  if (header_) munmap(header_, kRecordsAt + sizeof(FlowRecord) * size_);
 }
 
 }  // namespace penstock::flow

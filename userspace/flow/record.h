@@ -21,7 +21,7 @@ namespace penstock::flow {
 
 inline constexpr size_t kOwnIdTlvBytes =
     3 + proxy_protocol::kOwnUniqueIdBytes;    // kept free of a proxy's TLVs: prime.cc
-inline constexpr uint32_t kRecordLayout = 4;  // counts up with any change below
+inline constexpr uint32_t kRecordLayout = 5;  // counts up with any change below
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
@@ -81,6 +81,10 @@ struct FlowRecord {
   uint32_t upstream_counted = 0;  // in the upstream's `active`
   uint32_t local = 0;             // `proxy` says that the connection is its own
   uint32_t unproven = 0;          // a stranger where proxies are trusted: its first bytes are yet to be seen
+  uint32_t plan = 0;              // Plan::id() of the configuration it came in under
+  uint32_t logged = 0;            // its line is in the log
+  uint32_t crashes = 0;           // of workers that had it in hand
+  uint64_t server = 0;            // Server::id() of the one chosen; 0: none yet
   DirectionRecord direction[2];
   uint8_t sni_size = 0, alpn_size = 0;  // ALPN: the first name offered
   std::array<char, 255> sni_bytes{};
@@ -109,10 +113,18 @@ class FlowTable {
   ~FlowTable();
   FlowRecord& operator[](uint32_t slot) { return records_[slot]; }
   uint32_t size() const { return size_; }
+  // No slot from here on was ever taken.
+  std::atomic<uint32_t>& used() { return header_->used; }
 
  private:
+  struct Header {
+    uint32_t layout, record_bytes, flows_max;
+    std::atomic<uint32_t> used;
+  };
+  static constexpr size_t kRecordsAt = 4096;
   FlowTable() = default;
   Fd memory_;
+  Header* header_ = nullptr;
   FlowRecord* records_ = nullptr;
   uint32_t size_ = 0;
 };

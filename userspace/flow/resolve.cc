@@ -60,6 +60,7 @@ void Worker::begin_server(Flow& f) {
     set_phase_deadline(f, dial.until_ns);
     return shared_.resolver->renew_srv(u.srv, answer_for(f, &Worker::on_targets));
   }
+  r.server = f.server->id();
   const size_t servers = upstream.size(), others = servers - std::min(servers, dial.tried.size() + 1);
   const uint64_t left = dial.until_ns > now_ns_ ? dial.until_ns - now_ns_ : 0;
   dial.server_since_ns = now_ns_;

@@ -14,6 +14,12 @@ namespace {
 constexpr uint64_t kPreferredNs = 60'000'000'000;
 constexpr uint32_t kLinesPerSecond = 8;
 
+uint64_t fnv1a(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  return hash;
+}
+
 std::vector<config::Server> servers_of(const std::vector<dns::SrvTarget>& targets) {
   std::vector<config::Server> servers;
   std::set<std::string> seen;
@@ -34,6 +40,9 @@ std::vector<config::Server> servers_of(const std::vector<dns::SrvTarget>& target
 }
 
 }  // namespace
+
+Server::Server(std::string upstream, config::Server what)
+    : upstream_(std::move(upstream)), what_(std::move(what)), id_(fnv1a(what_.text) | 1) {}
 
 bool Server::dial_failed(uint64_t now_ns) {
   const uint32_t before = failures_.fetch_add(1, std::memory_order_relaxed);
@@ -169,6 +178,17 @@ Server* Upstream::choose(const IpAddress& client, std::span<const Server* const>
 void Upstream::set_drained(bool drained) {
   std::lock_guard lock(mutex_);
   drained_ = drained;
+}
+
+Server* Upstream::find(uint64_t id) {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  if (by_srv_) lock.lock();
+  for (const auto& s : set_.servers) {
+    if (s->id() != id) continue;
+    s->flows.fetch_add(1, std::memory_order_relaxed);
+    return s.get();
+  }
+  return nullptr;
 }
 
 size_t Upstream::size() const {

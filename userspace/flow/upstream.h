@@ -27,10 +27,11 @@ inline constexpr uint64_t kShunnedNs = 10'000'000'000;
 
 class Server {
  public:
-  Server(std::string upstream, config::Server what)
-      : upstream_(std::move(upstream)), what_(std::move(what)) {}
+  Server(std::string upstream, config::Server what);
 
   const std::string& upstream() const { return upstream_; }
+  // The same in any process for a server of this text (FNV-1a, 64 bits); never 0.
+  uint64_t id() const { return id_; }
   const config::Server& what() const { return what_; }
 
   std::atomic<Health> health{Health::unknown};
@@ -60,6 +61,7 @@ class Server {
  private:
   const std::string upstream_;
   const config::Server what_;
+  const uint64_t id_;
   std::atomic<uint32_t> failures_{0};
   std::atomic<uint64_t> shunned_until_ns_{0};
   mutable std::mutex mutex_;
@@ -78,6 +80,9 @@ class Upstream {
   // Counted in its `flows` until give_back(). Null: none may be had now: all were tried, are drained, or are
   // down and on_down is not "try".
   Server* choose(const IpAddress& client, std::span<const Server* const> tried, uint64_t now_ns);
+  // Of a flow that a process which died has left: the server of this id, counted as by choose(). Null: it is
+  // no more.
+  Server* find(uint64_t id);
   static void give_back(Server* server) { server->flows.fetch_sub(1, std::memory_order_relaxed); }
 
   // With `srv`: the servers are these from now on (RFC 2782: the lowest priority serves, the others are its

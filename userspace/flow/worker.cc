@@ -122,7 +122,7 @@ void Worker::kill(uint32_t slot, uint32_t generation, CloseReason reason) {
 }
 
 void Worker::for_each_flow(const std::function<void(Flow&)>& visit) {
-  uint32_t end = shared_.slots_used;
+  const uint32_t end = shared_.table->used();
   for (uint32_t slot = 0; slot < end; slot++) {
     const FlowRecord& r = (*shared_.table)[slot];
     if (owns(r) && r.phase != Phase::closing) visit(shared_.flows[slot]);
@@ -521,7 +521,10 @@ void Worker::publish_now(Flow& f) {
     p.lane_changes[d] = r.direction[d].lane_changes;
     p.relayed_bytes[d] = r.direction[d].relayed_out_bytes;
   }
-  shared_.sockmap->publish(p);
+  if (shared_.sockmap->publish(p) == ENOENT) {  // the worker that began the flow died before it showed it
+    f.to_show = true;
+    show_now(f);
+  }
 }
 
 }  // namespace penstock::flow

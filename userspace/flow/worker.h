@@ -121,8 +121,7 @@ struct Shared {
   FlowTable* table = nullptr;
   Flow* flows = nullptr;  // one per slot, zero at the start
   std::mutex slots_mutex;
-  std::vector<uint32_t> free_slots;     // the lowest last: it is taken first
-  std::atomic<uint32_t> slots_used{0};  // no slot from here on was ever taken
+  std::vector<uint32_t> free_slots;  // the lowest last: it is taken first
   // For the checks; on a worker's thread.
   std::function<void(const Server&, CloseReason)> on_dial_failed;
   std::function<void(const config::Upstream&, const Upstream&)> on_servers_changed;  // of `srv`
@@ -164,6 +163,10 @@ class Worker {
   void stop_accepting();
   // Ends every flow with `reason`, then the thread.
   void stop(CloseReason reason);
+  // Goes on with flow `slot`, which a worker that died has left, under the configuration it came in by.
+  void adopt(uint32_t slot, std::shared_ptr<const Plan> plan);
+  // A connection that was accepted by one that died, and became no flow.
+  void adopt_connection(int fd, uint32_t listener, const Endpoint& bound, std::shared_ptr<const Plan> plan);
   void kill(uint32_t slot, uint32_t generation, CloseReason reason);
 
   // ---- from a task given to post() ----
@@ -241,6 +244,8 @@ class Worker {
   void begin_proxy_header(Flow& f);
   void on_proxy_header(Flow& f, uint32_t events);
   void take_header(Flow& f, const proxy_protocol::Incoming& header);
+  void discard_header(Flow& f);
+  void header_taken(Flow& f);
   void keep_tlvs(FlowRecord& r, std::span<const uint8_t> tlvs);
   // first_bytes.cc
   void on_first_bytes(Flow& f, uint32_t events);
@@ -301,9 +306,18 @@ class Worker {
   void check_delivered(Flow& f);
   void set_open_deadline(Flow& f, uint64_t when_ns);
   void check_idle(Flow& f);
+  // adopt.cc
+  void adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan);
+  bool is_sound(const Flow& f) const;
+  void adopt_proxy_header(Flow& f, uint64_t until_ns);
+  void adopt_search(Flow& f);
+  void adopt_handoff(Flow& f);
+  void adopt_open(Flow& f);
+  bool adopt_relay(Flow& f, Direction d);
   // close.cc
   void begin_close(Flow& f, CloseReason reason);
   void release(Flow& f);
+  std::array<uint64_t, 2> count_end(const Flow& f, CloseReason reason);
   void log_access(const Flow& f, CloseReason reason, const std::array<uint64_t, 2>& spliced_bytes);
   void evict_if_over_limit();
 

@@ -108,7 +108,7 @@ struct Sockmap::Impl {
   bool pinned = false;
   Fd pin_lock;
   int sources = -1, targets = -1, direction_of = -1, flows = -1, trim = -1, publish = -1, enter = -1,
-      forget = -1;
+      end_flow = -1, settle = -1;
   penstock_direction* directions = nullptr;
   penstock_globals* globals = nullptr;
   penstock_totals* totals = nullptr;
@@ -157,7 +157,8 @@ Status Sockmap::Impl::load() {
   trim = bpf_program__fd(skeleton->progs.trim);
   publish = bpf_program__fd(skeleton->progs.publish);
   enter = bpf_program__fd(skeleton->progs.enter);
-  forget = bpf_program__fd(skeleton->progs.forget);
+  end_flow = bpf_program__fd(skeleton->progs.end_flow);
+  settle = bpf_program__fd(skeleton->progs.settle);
   directions = map_memory<penstock_direction>(bpf_map__fd(maps.directions),
                                               sizeof(penstock_direction) * 2 * options.flows_max);
   globals = map_memory<penstock_globals>(bpf_map__fd(maps.globals), sizeof *globals);
@@ -288,19 +289,14 @@ const std::string& Sockmap::pin() const {
 
 namespace {
 
-// `charged` and its sum change together, as in the programs.
-void discharge(penstock_direction& d, penstock_globals& g) {
-  uint32_t before = std::atomic_ref(d.charged).exchange(0);
-  std::atomic_ref(g.held_bytes).fetch_sub(before);
-}
-
 // 0, or an errno: the kernel's, or what the program returned.
+// What it writes into its context comes back.
 template <typename Context>
-int run_program(int program, Context context) {
+int run_program(int program, Context* context) {
   bpf_test_run_opts o{};
   o.sz = sizeof o;
-  o.ctx_in = &context;
-  o.ctx_size_in = sizeof context;
+  o.ctx_in = context;
+  o.ctx_size_in = sizeof *context;
   if (bpf_prog_test_run_opts(program, &o)) return errno;
   return static_cast<int>(o.retval);
 }
@@ -310,7 +306,6 @@ int run_program(int program, Context context) {
 int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], const Thresholds& thresholds) {
   for (uint32_t i : {2 * slot, 2 * slot + 1}) {
     penstock_direction& d = direction(i);
-    discharge(d, globals());  // a program of the slot's last flow may have charged after leave()
     d.redirected = d.base_redirected = d.active_ns = 0;
     d.base_seq = d.over_epoch = d.broken = d.truesize = d.marks = d.trimmed = d.backlog = 0;
     d.flow_cookie = cookies[0];
@@ -325,7 +320,8 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], con
     d.thread = thread;
     d.opening = d.epoch - 1;
   }
-  return run_program(impl_->enter, penstock_names{{cookies[0], cookies[1]}, {2 * slot, 2 * slot + 1}, 0, 0});
+  penstock_names names{{cookies[0], cookies[1]}, slot, 0};
+  return run_program(impl_->enter, &names);
 }
 
 int Sockmap::join(uint32_t index, int fd) {
@@ -388,14 +384,33 @@ int Sockmap::attach_trim(int fd) {
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &impl_->trim, sizeof impl_->trim) ? errno : 0;
 }
 
-void Sockmap::leave(uint32_t slot, const uint64_t cookies[2], bool shown) {
-  run_program(impl_->forget, penstock_names{{cookies[0], cookies[1]}, {0, 0}, shown, 0});
-  settle(slot);
+bool Sockmap::end(penstock_end* e) {
+  const int error = run_program(impl_->end_flow, e);
+  PENSTOCK_ASSERT(error == 0);
+  return e->counted;
 }
 
 void Sockmap::settle(uint32_t slot) {
-  discharge(direction(2 * slot), globals());
-  discharge(direction(2 * slot + 1), globals());
+  if (!std::atomic_ref(direction(2 * slot).charged).load() &&
+      !std::atomic_ref(direction(2 * slot + 1).charged).load())
+    return;
+  penstock_names names{{0, 0}, slot, 0};
+  run_program(impl_->settle, &names);
+}
+
+bool Sockmap::recover(uint32_t index, uint64_t cookie) {
+  penstock_direction& d = direction(index);
+  uint64_t there = 0;  // a cookie: net/core/sock_map.c, sock_map_lookup_sys()
+  if (bpf_map_lookup_elem(impl_->sources, &index, &there)) there = 0;
+  abandon_valve(index);
+  std::atomic_ref(d.want_close).store(d.epoch - 1, std::memory_order_seq_cst);
+  if (there == cookie) return !closed(index);  // the programs may close it while we look
+  std::atomic_ref(d.closed_epoch).store(d.epoch, std::memory_order_seq_cst);
+  return false;
+}
+
+bool Sockmap::ended(uint32_t slot, uint32_t generation) {
+  return std::atomic_ref(direction(2 * slot).ended).load() == generation;
 }
 
 int Sockmap::show(uint64_t cookie, const penstock_flow& flow) {
@@ -403,7 +418,8 @@ int Sockmap::show(uint64_t cookie, const penstock_flow& flow) {
 }
 
 int Sockmap::publish(const penstock_publish& what) {
-  return run_program(impl_->publish, what);
+  penstock_publish context = what;
+  return run_program(impl_->publish, &context);
 }
 
 void Sockmap::hide(uint64_t cookie) {

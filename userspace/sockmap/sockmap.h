@@ -70,11 +70,18 @@ class Sockmap {
   bool close_valve(uint32_t index, int fd);
   bool closed(uint32_t index);
   int attach_trim(int fd);  // also for what a listener accepts
-  // Forgets the cookies and the charges of `slot`, and hides the flow where it is `shown`. Before the
-  // descriptors are closed.
-  void leave(uint32_t slot, const uint64_t cookies[2], bool shown);
+  // Forgets the cookies and the charges of `e.slot`, hides the flow where it is shown, counts its end, and says
+  // what was spliced. All of it or nothing, also when this process dies meanwhile. Before the descriptors are
+  // closed. False: that end was counted before.
+  bool end(penstock_end* e);
   // After the descriptors are closed: what a program that was already running has charged meanwhile.
   void settle(uint32_t slot);
+
+  // ---- after a process that died between any two of its steps ----
+  // Brings what is said of the valve of `index` in line with `sources`, where its socket is or is not. True:
+  // it is open. REQUIRES: nobody else works on that flow.
+  bool recover(uint32_t index, uint64_t cookie);
+  bool ended(uint32_t slot, uint32_t generation);  // its end is counted
 
   // ---- what operators see in `flows` ----
   int show(uint64_t cookie, const penstock_flow& flow);

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/adopt.cc: goes on with the flows of a worker process that died, at any instruction. What the record says
+// was written before the step it describes; whether the step was taken the kernel says:
+//   a header discarded      received - unread
+//   a header sent           written(upstream)
+//   relayed                 out: written(target) - header - spliced; what is in the pipe: FIONREAD
+//   a valve opened          who is in `sources`
+//   a FIN passed on         shutdown(2) may be said twice
+//   an end counted          the program that counts it remembers for which generation
+// A search for a server begins again: nothing was sent yet. A RST whose error the dead worker was told is
+// found by the account, as always (drain.cc, on_socket()). Timers go on where the record says, but nobody is
+// blamed for the time that no worker ran.
+#include "flow/adopt.h"
+
+#include <linux/sockios.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <utility>
+
+#include "base/log.h"
+#include "flow/dial.h"
+#include "flow/first_bytes.h"
+#include "flow/socket_names.h"
+
+namespace penstock::flow {
+namespace {
+
+constexpr uint64_t kGraceNs = 250'000'000;  // for what should have happened while no worker ran
+
+uint64_t in_pipe(const DirectionRecord& dr) {
+  int bytes = 0;
+  return dr.pipe_out >= 0 && ioctl(dr.pipe_out, FIONREAD, &bytes) == 0 ? static_cast<uint64_t>(bytes) : 0;
+}
+
+// The client was let in before: its flow counts, whatever the limits say now.
+config::Limits unlimited(config::Limits limits) {
+  limits.max_flows.reset();
+  limits.new_flows_per_client.reset();
+  if (limits.max_flows_per_client) limits.max_flows_per_client = UINT32_MAX;
+  return limits;
+}
+
+}  // namespace
+
+Stock take_stock(Shared& shared, uint32_t threads) {
+  Stock stock;
+  penstock_totals& t = *shared.statistics.totals;
+  uint64_t active = 0, pipes = 0, pipe_bytes = 0;
+  std::array<uint64_t, PENSTOCK_LISTENERS_MAX> of_listener{};
+  std::array<uint64_t, PENSTOCK_UPSTREAMS_MAX> of_upstream{};
+  const uint32_t used = std::min<uint32_t>(shared.table->used(), shared.table->size());
+  shared.free_slots.clear();
+  for (uint32_t slot = shared.table->size(); slot-- > 0;) {
+    if (slot >= used) {
+      shared.free_slots.push_back(slot);
+      continue;
+    }
+    FlowRecord& r = (*shared.table)[slot];
+    if (r.phase == Phase::free) {
+      if (shared.sockmap) shared.sockmap->settle(slot);
+      shared.free_slots.push_back(slot);
+      continue;
+    }
+    if (r.thread >= threads) r.thread = slot % threads;
+    for (Side s : {kClient, kUpstream}) {
+      if (r.fd[s] >= 0 && cookie_of(r.fd[s]) != r.cookie[s]) r.fd[s] = -1;
+      if (r.fd[s] >= 0) stock.descriptors.push_back(r.fd[s]);
+    }
+    for (DirectionRecord& dr : r.direction) {
+      if (dr.pipe_in < 0 || dr.pipe_out < 0) dr.pipe_in = dr.pipe_out = -1;  // taken, and not used yet
+      if (dr.pipe_in < 0) continue;
+      stock.descriptors.push_back(dr.pipe_in);
+      stock.descriptors.push_back(dr.pipe_out);
+      pipes++;
+      pipe_bytes += dr.pipe_capacity_bytes;
+    }
+    stock.flows.push_back(slot);
+    if (r.listener >= PENSTOCK_LISTENERS_MAX || (shared.sockmap && shared.sockmap->ended(slot, r.generation)))
+      continue;
+    active++;
+    of_listener[r.listener]++;
+    if (r.upstream_counted && r.upstream < PENSTOCK_UPSTREAMS_MAX) of_upstream[r.upstream]++;
+  }
+  // The totals may be read at any moment (updates_done, updates_begun).
+  t.updates_done = t.updates_begun;
+  Update update(shared.statistics);
+  t.pipes = pipes;
+  t.pipe_bytes = pipe_bytes;
+  t.active = active;
+  t.accepted = active;
+  for (size_t reason = 0; reason < kCloseReasons; reason++)
+    t.accepted += read(shared.statistics.closed(static_cast<CloseReason>(reason)));
+  for (uint32_t i = 0; i < PENSTOCK_LISTENERS_MAX; i++) {
+    penstock_listener& l = shared.statistics.listeners[i];
+    l.active = of_listener[i];
+    l.accepted = l.active + l.closed;
+  }
+  for (uint32_t i = 0; i < PENSTOCK_UPSTREAMS_MAX; i++)
+    shared.statistics.upstreams[i].active = of_upstream[i];
+  return stock;
+}
+
+void Worker::adopt(uint32_t slot, std::shared_ptr<const Plan> plan) {
+  live_++;
+  post([=](Worker& w) { w.adopt_here(slot, plan); });
+}
+
+void Worker::adopt_connection(int fd, uint32_t listener, const Endpoint& bound,
+                              std::shared_ptr<const Plan> plan) {
+  give({fd, listener, bound, std::move(plan)});
+}
+
+// Says what can be so. What says more was torn, or is not ours.
+bool Worker::is_sound(const Flow& f) const {
+  const FlowRecord& r = *f.record;
+  const bool routed = r.upstream != UINT32_MAX;
+  if (r.phase > Phase::closing || r.fd[kClient] < 0 || !f.plan->find_listener(r.listener)) return false;
+  if (routed && !f.plan->find_upstream(r.upstream)) return false;
+  if (r.tlvs_size > r.tlvs_bytes.size()) return false;
+  for (const DirectionRecord& dr : r.direction) {
+    if (dr.lane > Lane::shut || dr.relayed_in_bytes < dr.relayed_out_bytes) return false;
+    if (dr.lane == Lane::held && !shared_.sockmap) return false;
+    if (dr.lane == Lane::splice && !r.known) return false;
+  }
+  const bool dialed = r.phase == Phase::priming || r.phase == Phase::handing_off || r.phase == Phase::open;
+  return !dialed || (routed && r.fd[kUpstream] >= 0);
+}
+
+void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) {
+  now_ns_ = io::now_ns();
+  FlowRecord& r = (*shared_.table)[slot];
+  Flow& f = shared_.flows[slot];
+  f = Flow{};
+  f.record = &r;
+  f.slot = slot;
+  f.plan = use_plan(plan);
+  f.shown = shared_.sockmap != nullptr;
+  r.thread = index_;
+  const bool closing = r.phase == Phase::closing;
+  for (DirectionRecord& dr : r.direction)
+    if (const uint64_t bytes = in_pipe(dr); closing && bytes) dr.relayed_in_bytes = dr.relayed_out_bytes + bytes;
+  if (closing ? !f.plan->find_listener(r.listener) || r.reason >= kCloseReasons : !is_sound(f)) {
+    log::error("flow cookie={}: its record, phase {}, cannot be understood", r.cookie[kClient],
+               static_cast<uint32_t>(r.phase.load()));
+    r.listener = f.plan->listener_slot(0);
+    r.upstream = UINT32_MAX;
+    r.upstream_counted = r.tlvs_size = 0;
+    r.server_endpoint = {};
+    r.phase = Phase::closing;
+    r.reason = static_cast<uint32_t>(CloseReason::adoption_failed);
+    return release(f);
+  }
+  if (closing) return release(f);
+  if (stopping_) return begin_close(f, CloseReason::shutdown);
+  if (r.phase != Phase::proxy_header) {
+    const config::Limits all = unlimited(f.plan->config().limits),
+                         own = unlimited(f.plan->listener(r.listener).limits);
+    shared_.clients->enter(r.client.address, r.listener, all, own, now_ns_, &f.place);
+    f.peeked_bytes = unread_bytes(r.fd[kClient]);
+  }
+  if (r.phase != Phase::resolving && r.phase != Phase::dialing && r.upstream != UINT32_MAX)
+    f.server = f.plan->servers(r.upstream).find(r.server);
+  arm_poll(f, Op::watch_client, r.fd[kClient], 0);
+  publish(f);
+  const uint64_t until_ns = std::max(r.deadline_ns, now_ns_ + kGraceNs);
+  switch (r.phase.load()) {
+    case Phase::proxy_header:
+      return adopt_proxy_header(f, until_ns);
+    case Phase::classifying:
+      set_low_water(r.fd[kClient], 1);
+      begin_classify(f);
+      return set_phase_deadline(f, std::min(r.deadline_ns, until_ns));
+    case Phase::resolving:
+    case Phase::dialing:
+      return adopt_search(f);
+    case Phase::priming: {
+      SocketAccount account;
+      if (!read_account(r.fd[kUpstream], true, &account)) return begin_close(f, CloseReason::internal_error);
+      r.header_sent_bytes = static_cast<uint32_t>(account.written_bytes);  // nobody else has written
+      set_phase_deadline(f, until_ns);
+      arm_poll(f, Op::watch_upstream, r.fd[kUpstream], 0);
+      return begin_prime(f);
+    }
+    case Phase::handing_off:
+      arm_poll(f, Op::watch_upstream, r.fd[kUpstream], 0);
+      return adopt_handoff(f);
+    case Phase::open:
+      arm_poll(f, Op::watch_upstream, r.fd[kUpstream], 0);
+      return adopt_open(f);
+    case Phase::free:
+    case Phase::closing:
+      return;
+  }
+}
+
+void Worker::adopt_proxy_header(Flow& f, uint64_t until_ns) {
+  FlowRecord& r = *f.record;
+  const int fd = r.fd[kClient];
+  set_low_water(fd, 1);
+  if (!r.direction[kUp].discarded_bytes) {  // what it says is not believed yet: as at accept
+    r.client = peer_of(fd);
+    r.destination = local_of(fd);
+    r.proxy = {};
+    r.local = r.tlvs_size = 0;
+    begin_proxy_header(f);
+    return set_phase_deadline(f, std::min(r.deadline_ns, until_ns));
+  }
+  SocketAccount account;
+  const uint64_t unread = unread_bytes(fd);
+  if (!read_received(fd, &account)) return begin_close(f, CloseReason::internal_error);
+  const bool discarded = account.received_bytes - unread >= r.direction[kUp].discarded_bytes;
+  if (!discarded) return discard_header(f);
+  f.peeked_bytes = unread;
+  header_taken(f);
+}
+
+void Worker::adopt_search(Flow& f) {
+  FlowRecord& r = *f.record;
+  if (r.fd[kUpstream] >= 0) {  // it had just been won
+    close(r.fd[kUpstream]);
+    r.fd[kUpstream] = -1;
+  }
+  if (r.phase == Phase::dialing) advance(f, Event::next_server);
+  if (r.upstream == UINT32_MAX) return route(f, nullptr);  // the listener's own
+  if (std::exchange(r.upstream_counted, 0)) uncount(shared_.statistics.upstreams[r.upstream].active);
+  begin_resolve(f);
+}
+
+// Without a lane in the record nothing was opened: all of it again.
+void Worker::adopt_handoff(Flow& f) {
+  FlowRecord& r = *f.record;
+  const auto untouched = [](const DirectionRecord& dr) { return dr.lane == Lane::none || dr.lane == Lane::held; };
+  if (untouched(r.direction[kUp]) && untouched(r.direction[kDown])) {
+    for (DirectionRecord& dr : r.direction) dr.lane = Lane::none;
+    return begin_handoff(f);
+  }
+  // What was not opened yet is held, and opened as anything that was.
+  for (DirectionRecord& dr : r.direction)
+    if (dr.lane == Lane::none) dr.lane = Lane::held;
+  advance(f, Event::handed_off);
+  adopt_open(f);
+}
+
+void Worker::adopt_open(Flow& f) {
+  FlowRecord& r = *f.record;
+  const bool shut = lane(f, kUp) == Lane::shut || lane(f, kDown) == Lane::shut;
+  set_open_deadline(f, now_ns_ + timeout_ns(f, shut ? &config::Timeouts::half_closed : &config::Timeouts::idle));
+  bool in_sources[2] = {false, false};
+  for (Direction d : {kUp, kDown}) {
+    DirectionState& s = f.direction[d];
+    s.lane_since_ns = s.moved_ns = s.blocked_ns = now_ns_;
+    s.readable = true;
+    if (r.known) {
+      in_sources[d] = shared_.sockmap->recover(socket_index(f, d), r.cookie[d]);
+      if (shared_.sockmap->direction(socket_index(f, d)).broken)
+        return begin_close(f, CloseReason::splice_broken);
+      s.high_at_bytes = shared_.sockmap->direction(socket_index(f, d)).redirected;
+    }
+    if (lane(f, d) == Lane::relay && !adopt_relay(f, d)) return begin_close(f, CloseReason::adoption_failed);
+  }
+  for (Direction d : {kUp, kDown}) {
+    if (r.phase != Phase::open) return;
+    switch (lane(f, d)) {
+      case Lane::splice:
+        if (!in_sources[d]) {
+          leave_splice(f, d, LaneChange::backlog_high);
+          break;
+        }
+        sockmap::Sockmap::kick(r.fd[d]);
+        if (r.direction[d].fin_received) check_drain(f, d);
+        break;
+      case Lane::held:
+        check_held(f, d);
+        break;
+      case Lane::relay:
+        enqueue(f);
+        break;
+      case Lane::shut:
+        shutdown(r.fd[d ^ 1], SHUT_WR);
+        if (is_shut(f)) return check_delivered(f);
+        break;
+      case Lane::none:
+        enter_relay(f, d, LaneChange::engine);
+        break;
+    }
+  }
+}
+
+// splice(2) had moved bytes, and the record may not say so yet: at most one call's, each way.
+bool Worker::adopt_relay(Flow& f, Direction d) {
+  const FlowRecord& r = *f.record;
+  DirectionRecord& dr = f.record->direction[d];
+  const uint64_t piped = in_pipe(dr), spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
+  SocketAccount target;
+  if (!read_account(r.fd[d ^ 1], d == kUp, &target)) return false;
+  const uint64_t before = dr.header_bytes + spliced + dr.relayed_out_bytes;
+  const bool knows = target.state != TCP_CLOSE && target.written_bytes >= before;
+  const uint64_t more = knows ? target.written_bytes - before : 0;
+  if (more > dr.pipe_capacity_bytes) {
+    log::error("flow cookie={} {}: {} bytes are written, {} were relayed", r.cookie[kClient],
+               d == kUp ? "up" : "down", target.written_bytes, before);
+    return false;
+  }
+  dr.relayed_out_bytes += more;
+  dr.relayed_in_bytes = dr.relayed_out_bytes + piped;
+  return true;
+}
+
+}  // namespace penstock::flow

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow/adopt.h: what a worker process that died has left. The keeper holds every descriptor under its number,
+// and the records and maps are shared memory: so the next process takes stock, then its threads go on with
+// each flow (adopt.cc). REQUIRES: the one that died is dead, and no thread of this one works on a flow yet.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "flow/worker.h"
+
+namespace penstock::flow {
+
+struct Stock {
+  std::vector<uint32_t> flows;   // slots
+  std::vector<int> descriptors;  // that records speak of
+};
+
+// Counts anew what a death between two steps may have left wrong: active flows, pipes, free slots, charges of
+// slots that are free; accepted is what active and closed say. Records that say what is not so (a descriptor
+// that is another's) are corrected. `threads`: of this process.
+Stock take_stock(Shared& shared, uint32_t threads);
+
+}  // namespace penstock::flow
