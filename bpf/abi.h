@@ -45,7 +45,7 @@
   X(connect_timeout)        /* upstream: silent for timeouts.connect */                                      \
   X(connect_failed)         /* us or upstream: any other error of connect(2), logged */                      \
   X(idle_timeout)           /* both: no byte for timeouts.idle */                                            \
-  X(half_closed_timeout)    /* the side that did not close: no byte for timeouts.half_closed */              \
+  X(half_closed_timeout)    /* the side that did not close, or has not acknowledged all: no byte for it */   \
   X(max_flows)              /* operator: bpf.max_flows or a limits.max_flows reached */                      \
   X(fd_limit)               /* operator: no descriptor, port or memory for the upstream socket, or a pipe */ \
   X(memory_limit)           /* operator: limits.memory; refused, or the one that held most */                \

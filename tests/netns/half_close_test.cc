@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A FIN is passed on after the last byte before it, in that direction alone; a stalled reader loses nothing.
+#include <fmt/core.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <fstream>
 
 #include "netns/edge.h"
@@ -130,6 +134,39 @@ TEST_P(HalfClose, BehindBothFinsTheReaderStillHasItsTime) {
   EXPECT_EQ(daemon_->flows()[0].at("directions").at("up").at("lane"), "shut");
   PatternReader at_client(client, 2);
   expect_whole(at_client.finish(), kBytes);
+  EXPECT_TRUE(closed_for("completed"));
+}
+
+bool has_socket(uint16_t local_port) {
+  std::ifstream table("/proc/thread-self/net/tcp");
+  const std::string port = fmt::format(":{:04X} ", local_port);
+  for (std::string line; std::getline(table, line);)
+    if (const size_t at = line.find(": "); at != line.npos && line.find(port, at) == at + 10) return true;
+  return false;
+}
+
+// The client said FIN, closed, and its host has forgotten the connection when the server's FIN comes: it
+// answers with a RST. That is the client's own end, and takes nothing from the server.
+TEST_P(HalfClose, ARstBehindBothFinsLeavesTheOtherSideItsBytes) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  server.set_receive_buffer(16 << 10);
+  auto [client, upstream] = open_flow(server);
+  constexpr uint64_t kBytes = 160 << 10;
+  const uint16_t port = client.local().port;
+  {
+    PatternSender up(client, 1, {.bytes_max = kBytes});
+    up.finish();
+  }
+  EXPECT_TRUE(daemon_->wait_lane("up", "shut"));
+  const int one_second = 1;
+  ASSERT_EQ(setsockopt(client.fd(), IPPROTO_TCP, TCP_LINGER2, &one_second, sizeof one_second), 0);
+  client.close();
+  ASSERT_TRUE(wait_until([&] { return !has_socket(port); }));
+  upstream.half_close();
+  EXPECT_TRUE(daemon_->wait_lane("down", "shut"));
+  PatternReader at_server(upstream, 1);
+  expect_whole(at_server.finish(), kBytes);
   EXPECT_TRUE(closed_for("completed"));
 }
 

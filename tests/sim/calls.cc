@@ -230,7 +230,7 @@ int __wrap_getsockopt(int fd, int level, int name, void* value, socklen_t* size)
   g_kernel->between("getsockopt");
   Socket* s = socket_of(fd);
   if (level == IPPROTO_TCP && name == TCP_INFO)
-    return fill_tcp_info(s->state, s->received, s->acked, value, size);
+    return fill_tcp_info(s->state, s->received, s->acked, s->in_flight(), value, size);
   switch (name) {
     case SO_ERROR:
       return get_error(s, value, size);

@@ -78,6 +78,7 @@ struct Socket {
 
   uint32_t readable() const { return next_seq - copied_seq; }
   uint32_t queued() const { return write_seq - una_seq; }  // SIOCOUTQ, our FIN included
+  bool in_flight() const { return sent_seq + (fin_sent ? 1 : 0) != una_seq; }
   uint32_t room() const { return queued() < send_buffer ? send_buffer - queued() : 0; }
   bool writeable() const { return queued() <= send_buffer / 3 * 2; }
   bool connected() const { return state != TCP_CLOSE && state != TCP_SYN_SENT && state != TCP_LISTEN; }

@@ -133,10 +133,7 @@ void Life::on_line(std::string_view line) {
     c.reason = line.substr(reason + 8);
     const CloseReason r = reason_of(c.reason);
     summary_.closed[r]++;
-    const auto has_more = [](const Socket* ours) { return ours->fd >= 0 && ours->queued() > 1; };
-    if (r == CloseReason::completed &&
-        (has_more(c.ours) || (c.server && has_more(c.server->peer->socket->other))))
-      kernel_.violated(c.peer->out.name + " is completed with bytes that a peer has not acknowledged");
+    expect_delivery(c, r);
     if (!may_.count(r))
       kernel_.violated(
           fmt::format("{} ends with {}, and nothing happened that allows it", c.peer->out.name, c.reason));
@@ -145,11 +142,33 @@ void Life::on_line(std::string_view line) {
   kernel_.violated("a line of a flow that never came: " + std::string(line));
 }
 
+// Behind both FINs a flow is `completed` when all is acknowledged, but for a FIN on its way; and one side
+// that fails takes nothing from the other.
+void Life::expect_delivery(const Client& c, CloseReason r) {
+  const auto has_more = [](const Socket* ours) {
+    return ours->fd >= 0 && ours->state != TCP_CLOSE && ours->queued() > (ours->in_flight() ? 1 : 0);
+  };
+  if (!c.server) return;
+  const Socket* const upstream = c.server->peer->socket->other;
+  if (r == CloseReason::completed && (has_more(c.ours) || has_more(upstream)))
+    kernel_.violated(c.peer->out.name + " is completed with bytes that a peer has not acknowledged");
+  const bool failed = r == CloseReason::client_reset || r == CloseReason::upstream_reset;
+  if (!failed || !c.ours->fin_queued || !upstream->fin_queued) return;
+  const std::pair<const Socket*, const Peer*> sides[] = {{c.ours, c.peer.get()},
+                                                         {upstream, c.server->peer.get()}};
+  for (const auto& [ours, peer] : sides)
+    if (ours->state != TCP_CLOSE && !peer->did_reset && peer->talk.end != Talk::close) owed_.insert(peer);
+}
+
 void Life::check_end(const Client& c) {
   const Peer& p = *c.peer;
   if (c.lines == 0 && (p.heard || c.server)) kernel_.violated(p.out.name + " was served and left no line");
   const bool network_failed = std::any_of(shape_.commands.begin(), shape_.commands.end(),
                                           [](const Command& x) { return x.what == Command::fail_socket; });
+  if (!network_failed)
+    for (const Peer* peer : owed_)
+      if (!peer->heard_eof && !peer->did_reset)
+        kernel_.violated(peer->out.name + " was owed bytes behind both FINs, and heard no FIN");
   const bool ended_by_us = c.reason == "completed" && !network_failed;  // it may fail after our last look
   if (ended_by_us && !p.did_reset && p.talk.end != Talk::close && !p.heard_eof)
     kernel_.violated(fmt::format("{} is completed and heard no FIN", p.out.name));

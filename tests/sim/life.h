@@ -75,6 +75,7 @@ class Life {
   std::string describe() const;
   void may(std::initializer_list<flow::CloseReason> reasons) { may_.insert(reasons); }
   void expect(const Shape& shape);
+  void expect_delivery(const Client& c, flow::CloseReason r);
 
   Kernel& kernel_;
   const Shape& shape_;
@@ -94,6 +95,7 @@ class Life {
   std::map<uint64_t, uint64_t> client_of_;  // by the upstream socket's cookie: the client's
   std::map<std::string, uint32_t> asked_;
   std::set<flow::CloseReason> may_;
+  std::set<const Peer*> owed_;  // all that was said, and a FIN
   Summary summary_;
   uint32_t arrived_ = 0;
   uint64_t lines_ = 0;

@@ -136,7 +136,9 @@ void Kernel::transmit(Socket* s) {
     ops(s, false);
     put_on_wire(to, std::move(segment));
   }
-  if (s->fin_queued && !s->fin_sent && s->unsent.size() == 0) {
+  // A FIN takes a byte of the window, too (net/ipv4/tcp_output.c, tcp_snd_wnd_test()).
+  const bool fits = to->readable() + to->coming + kSegmentOverhead * to->queue.size() < to->receive_buffer;
+  if (s->fin_queued && !s->fin_sent && s->unsent.size() == 0 && fits) {
     s->fin_sent = true;
     if (!to->wire.empty() && !to->wire.back().rst && random.chance(1, 2)) {
       to->wire.back().fin = true;

@@ -7,6 +7,6 @@
 
 namespace penstock::sim {
 
-int fill_tcp_info(int state, uint64_t received, uint64_t acked, void* out, socklen_t* size);
+int fill_tcp_info(int state, uint64_t received, uint64_t acked, bool in_flight, void* out, socklen_t* size);
 
 }  // namespace penstock::sim

@@ -20,6 +20,7 @@ void fill(const tcp_info& information, SocketAccount* out) {
   out->state = information.tcpi_state;
   out->received_bytes = information.tcpi_bytes_received;
   out->acked_bytes = information.tcpi_bytes_acked;
+  out->in_flight = information.tcpi_unacked > 0;
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ struct SocketAccount {
   uint64_t acked_bytes = 0;     // by the peer
   uint64_t written_bytes = 0;   // taken from us by the socket, whether sent or not
   uint64_t queued_bytes = 0;    // of these, not yet acked
+  bool in_flight = false;       // some of these are sent; not so what a closed window holds back
 };
 
 // `opened_by_us`: the socket did the connect(2). False only when `fd` is no TCP socket.

@@ -16,8 +16,12 @@ namespace penstock::flow {
 namespace {
 
 // A clean end, or nothing to tell the peer: a plain close. Else RST to both: a truncated stream must not look
-// whole.
+// whole. Behind both FINs it is whole: what was not acknowledged yet the kernel goes on sending, unless the
+// operator or the memory wants it gone.
 bool ends_with_fin(const Flow& f, CloseReason reason) {
+  const DirectionRecord* const d = f.record->direction;
+  if (d[kUp].lane == Lane::shut && d[kDown].lane == Lane::shut)
+    return reason != CloseReason::killed && reason != CloseReason::memory_limit;
   if (reason == CloseReason::no_server)
     return f.plan->upstream(f.record->upstream).on_down == config::OnDown::close;
   return reason == CloseReason::completed || reason == CloseReason::client_closed_early ||

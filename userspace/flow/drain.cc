@@ -113,10 +113,11 @@ void Worker::send_fin(Flow& f, Direction d) {
   Side to = d == kUp ? kUpstream : kClient;
   dr.fin_received = 1;
   dr.lane = Lane::shut;
-  deadlines_.clear(f.slot * 3 + 1 + d);
+  deadlines_.clear(f.slot * kDeadlinesPerFlow + 1 + d);
   if (shutdown(r.fd[to], SHUT_WR))
     return begin_close(f, to == kClient ? CloseReason::client_reset : CloseReason::upstream_reset);
   f.direction[d].patience_ns = 0;
+  f.direction[d].lane_since_ns = now_ns_;
   publish(f);
   set_open_deadline(f, now_ns_ + timeout_ns(f, &config::Timeouts::half_closed));
   if (is_shut(f)) check_delivered(f);
@@ -128,21 +129,34 @@ bool Worker::is_shut(const Flow& f) const {
 
 // Both FINs are passed on; what stands before them may still be on its way to a peer that reads slowly. With
 // a socket that nobody holds the kernel has less patience (tcp_orphan_retries, tcp_max_orphans; net/ipv4/
-// tcp_timer.c), and nobody would hear how it ended. The last ACK wakes us: TCP_CLOSE is POLLHUP.
+// tcp_timer.c), and nobody would hear how it ended. Each side is on its own now: one that fails takes nothing
+// from the other. The last ACK may wake us (TCP_CLOSE is POLLHUP); else we look.
 void Worker::check_delivered(Flow& f) {
-  for (Direction d : {kUp, kDown}) {
-    SocketAccount account;  // first: the last ACK closes the socket, and then nothing is queued
-    if (!read_received(f.record->fd[d], &account)) return begin_close(f, CloseReason::internal_error);
-    int queued = 0;
-    if (ioctl(f.record->fd[d], SIOCOUTQ, &queued)) queued = 0;
-    if (queued <= 1) continue;  // but for the FIN all is acked
-    if (account.state == TCP_CLOSE)
-      return begin_close(f, d == kUp ? CloseReason::client_reset : CloseReason::upstream_reset);
-    uint64_t& patience_ns = f.direction[d].patience_ns;
+  for (Side s : {kClient, kUpstream}) {
+    if (is_delivered(f, s)) continue;
+    uint64_t& patience_ns = f.direction[s].patience_ns;
     patience_ns = patience_ns ? std::min(2 * patience_ns, kLastAckLookNs) : kFirstAckLookNs;
-    return set_lane_deadline(f, d, now_ns_ + patience_ns);
+    return set_lane_deadline(f, static_cast<Direction>(s), now_ns_ + patience_ns);
   }
-  begin_close(f, CloseReason::completed);
+  begin_close(f, f.is_lost ? f.loss : CloseReason::completed);
+}
+
+// To the peer of side `s`, or it is gone: then `loss` says why, if it was owed anything but a FIN.
+bool Worker::is_delivered(Flow& f, Side s) {
+  const int fd = f.record->fd[s];
+  SocketAccount account;  // first: the last ACK closes the socket, and then nothing is queued
+  if (!read_received(fd, &account)) return true;
+  int queued = 0;
+  ioctl(fd, SIOCOUTQ, &queued);
+  if (queued == 0 || (queued == 1 && (account.in_flight || account.state == TCP_CLOSE))) return true;
+  if (account.state != TCP_CLOSE) return false;
+  if (!std::exchange(f.is_lost, true)) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    f.loss = reason_of(s, error);
+  }
+  return true;
 }
 
 // Keepalive is five system calls that a short flow does without; many flows get theirs in one turn of the

@@ -288,7 +288,7 @@ void Worker::dispatch(const io::Completion& c) {
     case Op::watch_client:
     case Op::watch_upstream: {
       Side side = op == Op::watch_client ? kClient : kUpstream;
-      bool failed = c.result > 0 && (c.result & POLLERR);  // then the flow ends
+      bool failed = c.result > 0 && (c.result & POLLERR);  // nothing more is to be heard of it
       if (!c.more && c.result != -ECANCELED && !failed) {
         f.armed |= 1u << static_cast<uint32_t>(op);
         io_->poll_each(r.fd[side], kWatched, c.token);
@@ -361,6 +361,7 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     if (events & (POLLRDHUP | POLLHUP)) r.direction[kUp].fin_received = 1;
     return on_proxy_header(f, events);
   }
+  if (r.phase == Phase::open && is_shut(f)) return check_delivered(f);
   if (events & POLLERR) {
     int error = 0;
     socklen_t size = sizeof error;
@@ -368,7 +369,6 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
     return begin_close(f, reason_of(side, error));
   }
   if (!(events & (POLLRDHUP | POLLHUP))) return;
-  if (r.phase == Phase::open && is_shut(f)) return check_delivered(f);
   Direction d = static_cast<Direction>(side), other = static_cast<Direction>(side ^ 1);
   // Closed on both ends without a FIN of ours: a RST whose error another system call has taken.
   SocketAccount account;

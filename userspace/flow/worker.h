@@ -88,6 +88,8 @@ struct Flow {
   bool to_show, to_publish;  // at the end of this turn
   bool shown;                // it is in `flows`
   bool kept_alive;           // keepalive of the upstream's socket is set
+  bool is_lost;              // behind both FINs: a peer is gone that was still owed bytes,
+  CloseReason loss;          // why
   uint64_t published_ns;
   size_t peeked_bytes;
   size_t awaited_bytes;   // of what the client says first: fewer bring no news
@@ -304,6 +306,7 @@ class Worker {
   void send_fin(Flow& f, Direction d);
   bool is_shut(const Flow& f) const;
   void check_delivered(Flow& f);
+  bool is_delivered(Flow& f, Side s);
   void set_open_deadline(Flow& f, uint64_t when_ns);
   void check_idle(Flow& f);
   // adopt.cc
