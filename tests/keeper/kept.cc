@@ -62,9 +62,9 @@ void Kept::kill_worker(int signal) {
   kill(state().worker_pid, signal);
 }
 
-UpgradeResult Kept::upgrade(const std::string& path) {
+UpgradeResult Kept::upgrade(const std::string& path, milliseconds patience) {
   const uint32_t answered = state().upgrades_answered;
-  command("upgrade " + path);
+  command("upgrade " + path + " " + std::to_string(patience.count()));
   EXPECT_TRUE(wait_until([&] { return state().upgrades_answered > answered; })) << process_->output();
   return state().result;
 }

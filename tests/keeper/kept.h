@@ -15,6 +15,7 @@
 namespace penstock::keeper::test {
 
 using penstock::test::kPatience;
+using penstock::test::milliseconds;
 using penstock::test::Process;
 using penstock::test::wait_until;
 
@@ -36,7 +37,7 @@ class Kept {
   void kill_worker(int signal = SIGKILL);
   int exit_code() { return process_->wait_exit(); }
   // Waits for the answer.
-  UpgradeResult upgrade(const std::string& path);
+  UpgradeResult upgrade(const std::string& path, milliseconds patience = kPatience);
 
  private:
   Fd commands_;

@@ -136,6 +136,7 @@ class SceneWorker {
         say_reloading(state_);
         say_ready(state_);
       }
+      if (signal == SIGUSR2 && forges_) dup2(STDIN_FILENO, state_.descriptors[kNewProgram]);
       if (signal == SIGUSR2 && state_.step == UpgradeStep::quiescing && !stubborn_) end(kQuiesced);
       if ((signal == SIGTERM || signal == SIGINT) && !deaf_) {
         if (!drains_ || state_.ends_wanted == 2) end(0);
@@ -147,22 +148,25 @@ class SceneWorker {
   void obey(const std::string& line) {
     std::istringstream words(line);
     std::string verb, what;
-    words >> verb >> what;
+    uint32_t patience_ms = 0;
+    words >> verb >> what >> patience_ms;
     if (verb == "mute") mute_ = true;
     if (verb == "drains") drains_ = true;
     if (verb == "deaf") deaf_ = true;
+    if (verb == "forges") forges_ = true;
     if (verb == "stubborn") stubborn_ = true;
     if (verb == "exit") end(std::stoi(what));
     if (verb == "signal") raise(std::stoi(what));
     if (verb == "close") close(state_.descriptors[static_cast<size_t>(std::stoi(what))]);
-    if (verb == "upgrade") dprintf(STDOUT_FILENO, "asked %d\n", ask_upgrade(state_, what, 1));
+    if (verb == "upgrade") dprintf(STDOUT_FILENO, "asked %d\n", ask_upgrade(state_, what, patience_ms));
     if (verb == "allocations")
       dprintf(STDOUT_FILENO, "allocations %llu\n", static_cast<unsigned long long>(allocations->count));
     dprintf(STDOUT_FILENO, "obeyed %s\n", line.c_str());
   }
 
   State& state_;
-  bool over_ = false, mute_ = false, drains_ = false, deaf_ = false, stubborn_ = false, keeper_gone_ = false;
+  bool over_ = false, mute_ = false, drains_ = false, deaf_ = false, stubborn_ = false, forges_ = false,
+       keeper_gone_ = false;
   int code_ = 0;
 };
 

@@ -70,6 +70,19 @@ void close_and_forget(std::atomic<int32_t>& fd) {
   if (fd >= 0) close(fd.exchange(-1));
 }
 
+// Which file a descriptor was opened on. A worker shares the table and may be another user: it could put a
+// file of its own in the place of a program that we execute.
+struct FileIdentity {
+  dev_t device = 0;
+  ino_t number = 0;
+  bool operator==(const FileIdentity&) const = default;
+};
+
+FileIdentity identity(int fd) {
+  struct stat is {};
+  return fstat(fd, &is) ? FileIdentity{} : FileIdentity{is.st_dev, is.st_ino};
+}
+
 class Keeper {
  public:
   Keeper(const Worker& worker, const CleanUp& clean_up, const Timing& timing, const Program& program)
@@ -106,6 +119,7 @@ class Keeper {
   const Program& program_;
   Desk desk_;
   pid_t pid_ = getpid(), worker_pid_ = -1, trial_pid_ = -1;
+  FileIdentity old_program_, new_program_;
   int oom_score_ = -1;
   char oom_worker_[16] = "", oom_keeper_[16] = "";
   std::vector<char*> argv_;  // of a program that we execute: path, option, descriptor, arguments
@@ -182,6 +196,7 @@ Status Keeper::open_state() {
   if (!knows(*desk_.state, program_.layout)) {
     desk_.state->result_detail = static_cast<int32_t>(program_.layout);
     desk_.state->result = UpgradeResult::unknown_layout;
+    old_program_ = identity(own(kOldProgram));
     go_back();
     return Error{"--kept: the state has another layout, and the old program cannot be executed"};
   }
@@ -193,6 +208,7 @@ Status Keeper::open_state() {
     desk_.state->upgrades_answered++;
   } else {
     set_close_on_exec(own(kOldProgram), true);
+    old_program_ = identity(own(kOldProgram));  // no worker lives
   }
   return Nothing{};
 }
@@ -324,6 +340,7 @@ void Keeper::start_trial() {
   Fd program = open_program(path);
   if (!program.valid()) return;
   argv_[0] = path;  // also for the exec that may follow: what was tried is what will run
+  new_program_ = identity(program.get());
   own(kNewProgram) = program.release();
   int end = -1;
   set_oom_score(oom_worker_);
@@ -366,8 +383,10 @@ void Keeper::tidy() {
   close_and_forget(own(kOldProgram));
 }
 
+// No worker lives, so what the descriptors mean stands still.
 void Keeper::upgrade() {
   State& state = *desk_.state;
+  if (identity(own(kNewProgram)) != new_program_) return answer_upgrade(UpgradeResult::not_trusted, 0);
   own(kOldProgram) = ::open("/proc/self/exe", O_RDONLY);
   int failed = errno;
   if (own(kOldProgram) >= 0) {
@@ -381,6 +400,7 @@ void Keeper::upgrade() {
 // The result stands already, unless this fails too.
 void Keeper::go_back() {
   State& state = *desk_.state;
+  if (identity(own(kOldProgram)) != old_program_) return answer_upgrade(UpgradeResult::back_failed, EPERM);
   state.step = UpgradeStep::back;
   set_close_on_exec(own(kOldProgram), true);
   if (program_.inherit && knows(state, program_.layout)) program_.inherit(state, Exec::upgrade);

@@ -40,10 +40,10 @@ void say_ready(State& state) {
   wake(state);
 }
 
-bool ask_upgrade(State& state, std::string_view program, uint32_t patience_s) {
+bool ask_upgrade(State& state, std::string_view program, uint32_t patience_ms) {
   if (state.step != UpgradeStep::none || program.size() >= sizeof state.upgrade_program) return false;
   *std::copy(program.begin(), program.end(), state.upgrade_program) = 0;
-  state.upgrade_asked_patience_s = patience_s;
+  state.upgrade_asked_patience_ms = patience_ms;
   state.upgrade_asks++;
   wake(state);
   return true;

@@ -78,9 +78,9 @@ struct State {
   std::atomic<int64_t> last_crash_ns;                                            // CLOCK_REALTIME; 0: never
   std::atomic<int32_t> last_crash_pid, last_crash_signal, last_crash_exit_code;  // signal 0: it exited
   std::atomic<Cause> last_crash_cause;
-  std::atomic<uint32_t> upgrade_patience_s;  // what the upgrade under way was granted, also across the exec
-  std::atomic<uint32_t> released;            // futex: the start whose worker may begin
-  std::atomic<int32_t> exec_errno;           // of the trial, which writes it
+  std::atomic<uint32_t> upgrade_patience_ms;  // what the upgrade under way was granted, also across the exec
+  std::atomic<uint32_t> released;             // futex: the start whose worker may begin
+  std::atomic<int32_t> exec_errno;            // of the trial, which writes it
   std::atomic<int32_t> worker_oom_score_adj;
   char program[256];  // what the daemon is now, for an upgrade without a path
 
@@ -88,7 +88,7 @@ struct State {
   alignas(64) std::atomic<uint64_t> heartbeat;
   std::atomic<Readiness> readiness;  // the keeper sets it to none before every start
   std::atomic<uint32_t> reloads;     // begun
-  std::atomic<uint32_t> upgrade_asks, upgrade_asked_patience_s;
+  std::atomic<uint32_t> upgrade_asks, upgrade_asked_patience_ms;
   char upgrade_program[256];
 };
 static_assert(sizeof(State) <= kStateBytes && kDescriptors <= 16);
@@ -103,7 +103,7 @@ void say_reloading(State& state);
 void say_ready(State& state);  // after the start, and after every reload
 // Empty program: the one at the path that the daemon was started from. False: an upgrade is under way, or the
 // path has more than 255 bytes. The answer is a new `upgrades_answered`, with `result`.
-bool ask_upgrade(State& state, std::string_view program, uint32_t patience_s);
+bool ask_upgrade(State& state, std::string_view program, uint32_t patience_ms);
 
 // Readable (poll(2)) once the keeper has ended, however it did. The keeper's descriptor: not to be closed.
 int hear_of_keepers_end(const State& state);

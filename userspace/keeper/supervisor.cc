@@ -28,6 +28,12 @@ int64_t ns(Timing::ms duration) {
   return std::chrono::nanoseconds(duration).count();
 }
 
+constexpr Timing::ms kDefaultPatience{10'000};  // for each step of an upgrade
+
+Timing::ms patience(uint32_t asked_ms) {
+  return Timing::ms(std::clamp(asked_ms, 1u, 600'000u));
+}
+
 struct Death {
   bool exited;
   int what;  // exit code or signal
@@ -58,6 +64,7 @@ class Supervisor {
   void on_worker_death(Death death);
   void start_worker(int64_t delay_ns);
 
+  void look_for_upgrade();
   void begin_upgrade(bool default_program);
   void on_trial_end(Death death);
   void quiesce();
@@ -71,8 +78,9 @@ class Supervisor {
   int worker_ = -1, trial_ = -1;
   uint32_t ends_wanted_ = 0, quick_deaths_ = 0;
   bool ever_ready_ = false;
-  bool announced_ = false;   // that this worker is ready
-  bool reload_due_ = false;  // a SIGHUP was passed on; the worker has not begun
+  bool announced_ = false;    // that this worker is ready
+  bool reload_due_ = false;   // a SIGHUP was passed on; the worker has not begun
+  bool upgrade_due_ = false;  // SIGUSR2
   uint32_t reloads_ = 0, upgrade_asks_ = 0;
   Cause cause_ = Cause::died;
   bool timed_out_ = false;  // the step of the upgrade
@@ -92,8 +100,7 @@ void Supervisor::run() {
   tick_ns_ = ns(timing_.tick);
   if (desk_.notify.watchdog_ns() > 0) tick_ns_ = std::min(tick_ns_, desk_.notify.watchdog_ns() / 2);
   tick_at_ = monotonic_ns();
-  if (step_ == UpgradeStep::trying)
-    upgrade_until_ = tick_at_ + state_.upgrade_patience_s * int64_t{1'000'000'000};
+  if (step_ == UpgradeStep::trying) upgrade_until_ = tick_at_ + ns(patience(state_.upgrade_patience_ms));
   start_worker(0);
   while (desk_.outcome == Outcome::none) {
     run_timers();
@@ -181,7 +188,8 @@ void Supervisor::read_signals() {
   if (signal == SIGTERM || signal == SIGINT) {
     want_end(signal);
   } else if (signal == SIGUSR2) {
-    begin_upgrade(true);
+    upgrade_due_ = true;
+    look_for_upgrade();
   } else {
     if (signal == SIGHUP) reload_due_ = true;
     send(worker_, signal);
@@ -233,11 +241,7 @@ void Supervisor::listen_to_worker() {
     notify("RELOADING=1\nMONOTONIC_USEC=%" PRId64, monotonic_ns() / 1000);
   }
   if (!announced_ && state_.readiness == Readiness::ready) on_ready();
-  const uint32_t asks = state_.upgrade_asks;
-  if (asks != upgrade_asks_) {
-    upgrade_asks_ = asks;
-    begin_upgrade(false);
-  }
+  look_for_upgrade();
 }
 
 void Supervisor::on_ready() {
@@ -331,17 +335,29 @@ void Supervisor::start_worker(int64_t delay_ns) {
   start_at_ = monotonic_ns() + delay_ns;
 }
 
+// While the starter tidies up after the last one, whoever asks waits; its answer leads here again.
+void Supervisor::look_for_upgrade() {
+  if (asked_ & kTidy) return;
+  const uint32_t asks = state_.upgrade_asks;
+  if (asks != upgrade_asks_) {
+    upgrade_asks_ = asks;
+    begin_upgrade(false);
+  } else if (upgrade_due_) {
+    upgrade_due_ = false;
+    begin_upgrade(true);
+  }
+}
+
 void Supervisor::begin_upgrade(bool default_program) {
-  if (step_ != UpgradeStep::none || asked_ & kTidy) return;
+  if (step_ != UpgradeStep::none) return;
   state_.result = UpgradeResult::none;
   if (state_.phase != Phase::serving) return end_upgrade(UpgradeResult::not_now, 0);
-  const uint32_t patience_s =
-      default_program ? 10 : std::clamp(state_.upgrade_asked_patience_s.load(), 1u, 600u);
-  state_.upgrade_patience_s = patience_s;
+  const Timing::ms granted = default_program ? kDefaultPatience : patience(state_.upgrade_asked_patience_ms);
+  state_.upgrade_patience_ms = static_cast<uint32_t>(granted.count());
   state_.exec_errno = 0;
   state_.step = step_ = UpgradeStep::trial;
   timed_out_ = false;
-  upgrade_until_ = monotonic_ns() + patience_s * int64_t{1'000'000'000};
+  upgrade_until_ = monotonic_ns() + ns(granted);
   desk_.default_program = default_program;
   desk_.notify.send("STATUS=upgrade: the new program is tried");
   ask(kStartTrial);
