@@ -18,6 +18,7 @@ PURE = {"tls", "proxy_protocol", "config", "route"}
 # What a folder of userspace/ may include besides itself. abi is bpf/abi.h.
 LAYERS = {
     "base": {"abi"},
+    "keeper": {"base"},
     "tls": {"abi", "base"},
     "proxy_protocol": {"abi", "base"},
     "config": {"abi", "base"},
@@ -27,7 +28,7 @@ LAYERS = {
     "sockmap": {"abi", "base"},
     "flow": {"abi", "base", "io", "dns", "sockmap"} | PURE,
     "check": {"base", "config", "dns", "proxy_protocol"},
-    "daemon": {"abi", "base", "io", "dns", "sockmap", "flow", "check"} | PURE,
+    "daemon": {"abi", "base", "keeper", "io", "dns", "sockmap", "flow", "check"} | PURE,
 }
 # Whose headers stand where. A test may look at maps and at JSON with the library's own eyes.
 THIRD_PARTY = [
