@@ -34,7 +34,8 @@ enum Number {
   kTargets,
   kFlows,
   kEnter,
-  kForget,
+  kEndFlow,
+  kSettle,
   kPublish,
   kTrim,
   kOther
@@ -50,6 +51,8 @@ struct Maps {
   penstock_direction* directions = nullptr;
   penstock_globals* globals = nullptr;
   penstock_totals* totals = nullptr;
+  penstock_listener* listeners = nullptr;
+  penstock_upstream* upstreams = nullptr;
 };
 Maps g_maps;
 
@@ -62,7 +65,7 @@ int memory(size_t bytes, void** where) {
 }
 
 int insert(std::array<Socket*, 2 * kFlowsMax>& map, bool into_sources, uint32_t index, int fd) {
-  g_kernel->between("bpf(update)");
+  const Call call("bpf(update)");
   File* f = g_kernel->file(fd);
   if (!f) return EBADF;
   if (int error = g_kernel->fault("bpf(insert)", {ENOMEM})) return error;
@@ -127,6 +130,10 @@ void* sim_lookup(sim_map map, const void* key) {
       return g_maps.globals;
     case kSimTotals:
       return g_maps.totals;
+    case kSimListeners:
+      return &g_maps.listeners[index];
+    case kSimUpstreams:
+      return &g_maps.upstreams[index];
     case kSimEvents:
       return &g_maps.ring[index];
     case kSimDirectionOf: {
@@ -198,7 +205,7 @@ int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts
   static std::map<std::string, bpf_program> programs;
   static const std::map<std::string, int> numbers = {
       {"sources", kSources}, {"targets", kTargets}, {"flows", kFlows}, {"enter", kEnter},
-      {"forget", kForget},   {"publish", kPublish}, {"trim", kTrim}};
+      {"end_flow", kEndFlow}, {"settle", kSettle}, {"publish", kPublish}, {"trim", kTrim}};
   const auto number = [](const char* name) {
     const auto found = numbers.find(name);
     return found == numbers.end() ? static_cast<int>(kOther) : found->second;
@@ -220,8 +227,10 @@ int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts
       memory(sizeof(penstock_direction) * 2 * kFlowsMax, reinterpret_cast<void**>(&g_maps.directions));
   maps["globals"].fd = memory(sizeof(penstock_globals), reinterpret_cast<void**>(&g_maps.globals));
   maps["totals"].fd = memory(sizeof(penstock_totals), reinterpret_cast<void**>(&g_maps.totals));
-  maps["listeners"].fd = memory(sizeof(penstock_listener) * PENSTOCK_LISTENERS_MAX, nullptr);
-  maps["upstreams"].fd = memory(sizeof(penstock_upstream) * PENSTOCK_UPSTREAMS_MAX, nullptr);
+  maps["listeners"].fd = memory(sizeof(penstock_listener) * PENSTOCK_LISTENERS_MAX,
+                                reinterpret_cast<void**>(&g_maps.listeners));
+  maps["upstreams"].fd = memory(sizeof(penstock_upstream) * PENSTOCK_UPSTREAMS_MAX,
+                                reinterpret_cast<void**>(&g_maps.upstreams));
   return 0;
 }
 int bpf_object__load_skeleton(bpf_object_skeleton*) {
@@ -276,7 +285,7 @@ void ring_buffer__free(ring_buffer* r) {
   delete r;
 }
 int ring_buffer__consume(ring_buffer* r) {
-  g_kernel->between("consume");
+  const Call call("consume");
   auto& ring = g_maps.ring[r->thread];
   while (!ring.empty()) {
     penstock_event e = ring.front();
@@ -293,7 +302,7 @@ int bpf_map_update_elem(int fd, const void* key, const void* value, __u64) {
     error = insert(fd == kSources ? g_maps.sources : g_maps.targets, fd == kSources, index,
                    static_cast<int>(*static_cast<const uint64_t*>(value)));
   } else if (fd == kFlows) {
-    g_kernel->between("bpf(show)");
+    const Call call("bpf(show)");
     error = g_kernel->fault("bpf(show)", {ENOMEM, E2BIG});
     if (!error) g_maps.flows[*static_cast<const uint64_t*>(key)] = *static_cast<const penstock_flow*>(value);
   }
@@ -301,14 +310,25 @@ int bpf_map_update_elem(int fd, const void* key, const void* value, __u64) {
   return error ? -error : 0;
 }
 int bpf_map_delete_elem(int fd, const void* key) {
-  if (fd == kFlows) sim_delete(kSimFlows, key);
+  const Call call("bpf(delete)");
+  if (fd == kFlows) return -sim_delete(kSimFlows, key);
+  if (fd == kTargets) return -sim_delete(kSimTargets, key);
   return 0;
 }
+int bpf_map_lookup_elem(int fd, const void* key, void* value) {
+  const Call call("bpf(lookup)");
+  const uint32_t index = *static_cast<const uint32_t*>(key);
+  const Socket* s = fd == kSources ? g_maps.sources[index] : g_maps.targets[index];
+  if (s) *static_cast<uint64_t*>(value) = s->cookie;
+  errno = ENOENT;
+  return s ? 0 : -ENOENT;
+}
 int bpf_prog_test_run_opts(int fd, bpf_test_run_opts* o) {
-  g_kernel->between("bpf(run)");
+  const Call call("bpf(run)");
   void* context = const_cast<void*>(o->ctx_in);
   const int result = fd == kEnter    ? sim_enter(context)
-                     : fd == kForget ? sim_forget(context)
+                     : fd == kEndFlow ? sim_end_flow(context)
+                     : fd == kSettle  ? sim_settle(context)
                                      : sim_publish(context);
   o->retval = static_cast<uint32_t>(result);
   return 0;

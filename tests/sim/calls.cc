@@ -157,7 +157,7 @@ REAL(ssize_t, recv, int, void*, size_t, int);
 ssize_t __wrap_recv(int fd, void* buffer, size_t size, int flags) {
   if (!simulated(fd)) return __real_recv(fd, buffer, size, flags);
   Kernel& k = *g_kernel;
-  k.between("recv");
+  const Call call("recv");
   Socket* s = socket_of(fd);
   if (s->urgent && s->urgent_seq == s->copied_seq && !(flags & MSG_PEEK)) {
     k.read(s, 1);
@@ -186,7 +186,7 @@ REAL(ssize_t, send, int, const void*, size_t, int);
 ssize_t __wrap_send(int fd, const void* buffer, size_t size, int flags) {
   if (!simulated(fd)) return __real_send(fd, buffer, size, flags);
   Kernel& k = *g_kernel;
-  k.between("send");
+  const Call call("send");
   Socket* s = socket_of(fd);
   if (size == 0) {  // asks the programs to close the valve
     if (s->state != TCP_ESTABLISHED && s->state != TCP_CLOSE_WAIT) return failed<ssize_t>(cannot_send(s));
@@ -210,7 +210,7 @@ REAL(ssize_t, splice, int, off64_t*, int, off64_t*, size_t, unsigned);
 ssize_t __wrap_splice(int in, off64_t* in_at, int out, off64_t* out_at, size_t length, unsigned flags) {
   if (!simulated(in)) return __real_splice(in, in_at, out, out_at, length, flags);
   Kernel& k = *g_kernel;
-  k.between("splice");
+  const Call call("splice");
   File *from = k.file(in), *to = k.file(out);
   if (length == 0) return 0;
   const ssize_t n = from->kind == Kind::tcp ? splice_in(from->socket, *to->pipe, length)
@@ -227,7 +227,7 @@ ssize_t __wrap_splice(int in, off64_t* in_at, int out, off64_t* out_at, size_t l
 REAL(int, getsockopt, int, int, int, void*, socklen_t*);
 int __wrap_getsockopt(int fd, int level, int name, void* value, socklen_t* size) {
   if (!simulated(fd)) return __real_getsockopt(fd, level, name, value, size);
-  g_kernel->between("getsockopt");
+  const Call call("getsockopt");
   Socket* s = socket_of(fd);
   if (level == IPPROTO_TCP && name == TCP_INFO)
     return fill_tcp_info(s->state, s->received, s->acked, s->in_flight(), value, size);
@@ -258,7 +258,7 @@ REAL(int, setsockopt, int, int, int, const void*, socklen_t);
 int __wrap_setsockopt(int fd, int level, int name, const void* value, socklen_t size) {
   if (!simulated(fd)) return __real_setsockopt(fd, level, name, value, size);
   Kernel& k = *g_kernel;
-  k.between("setsockopt");
+  const Call call("setsockopt");
   Socket* s = socket_of(fd);
   if (level != SOL_SOCKET) return 0;
   if (name == SO_RCVLOWAT) {
@@ -280,7 +280,7 @@ REAL(int, shutdown, int, int);
 int __wrap_shutdown(int fd, int how) {
   if (!simulated(fd)) return __real_shutdown(fd, how);
   Kernel& k = *g_kernel;
-  k.between("shutdown");
+  const Call call("shutdown");
   Socket* s = socket_of(fd);
   if (s->state == TCP_LISTEN) {
     s->shut |= kReceiveShut;
@@ -304,7 +304,7 @@ int __wrap_close(int fd) {
     return __real_close(fd);
   }
   Kernel& k = *g_kernel;
-  k.between("close");
+  const Call call("close");
   File f = *k.file(fd);
   if (k.tracing && f.socket)
     k.trace(fmt::format("  close {} with {} to read{}", fd - kFirstFd, f.socket->readable(),
@@ -318,7 +318,7 @@ REAL(int, accept4, int, sockaddr*, socklen_t*, int);
 int __wrap_accept4(int fd, sockaddr* a, socklen_t* size, int flags) {
   if (!simulated(fd)) return __real_accept4(fd, a, size, flags);
   Kernel& k = *g_kernel;
-  k.between("accept4");
+  const Call call("accept4");
   Socket* listener = socket_of(fd);
   if (listener->state != TCP_LISTEN || (listener->shut & kReceiveShut)) return failed(EINVAL);
   if (listener->accepted.empty()) return failed(EAGAIN);
@@ -336,7 +336,7 @@ REAL(int, socket, int, int, int);
 int __wrap_socket(int family, int type, int protocol) {
   if (!g_kernel) return __real_socket(family, type, protocol);
   Kernel& k = *g_kernel;
-  k.between("socket");
+  const Call call("socket");
   const bool tcp = (type & 0xf) == SOCK_STREAM;
   if (tcp)
     if (int error = k.fault("socket", {EMFILE, ENFILE, ENOBUFS, ENOMEM})) return failed(error);
@@ -353,7 +353,7 @@ int __wrap_socket(int family, int type, int protocol) {
 REAL(int, bind, int, const sockaddr*, socklen_t);
 int __wrap_bind(int fd, const sockaddr* a, socklen_t size) {
   if (!simulated(fd)) return __real_bind(fd, a, size);
-  g_kernel->between("bind");
+  const Call call("bind");
   if (int error = g_kernel->fault("bind", {EADDRNOTAVAIL, EADDRINUSE})) return failed(error);
   return 0;
 }
@@ -362,14 +362,14 @@ int __wrap_bind(int fd, const sockaddr* a, socklen_t size) {
 REAL(int, connect, int, const sockaddr*, socklen_t);
 int __wrap_connect(int fd, const sockaddr* a, socklen_t size) {
   if (!simulated(fd)) return __real_connect(fd, a, size);
-  g_kernel->between("connect");
+  const Call call("connect");
   return g_kernel->random.chance(1, 2) ? failed(EADDRNOTAVAIL) : 0;
 }
 
 REAL(int, getpeername, int, sockaddr*, socklen_t*);
 int __wrap_getpeername(int fd, sockaddr* a, socklen_t* size) {
   if (!simulated(fd)) return __real_getpeername(fd, a, size);
-  g_kernel->between("getpeername");
+  const Call call("getpeername");
   Socket* s = socket_of(fd);
   if (s->state == TCP_CLOSE) return failed(ENOTCONN);
   return put(s->remote, a, size);
@@ -378,7 +378,7 @@ int __wrap_getpeername(int fd, sockaddr* a, socklen_t* size) {
 REAL(int, getsockname, int, sockaddr*, socklen_t*);
 int __wrap_getsockname(int fd, sockaddr* a, socklen_t* size) {
   if (!simulated(fd)) return __real_getsockname(fd, a, size);
-  g_kernel->between("getsockname");
+  const Call call("getsockname");
   return put(socket_of(fd)->local, a, size);
 }
 
@@ -389,7 +389,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
   int* out = va_arg(arguments, int*);
   va_end(arguments);
   if (!simulated(fd)) return __real_ioctl(fd, request, out);
-  g_kernel->between("ioctl");
+  const Call call("ioctl");
   const Socket* s = socket_of(fd);
   if (request == SIOCOUTQ)
     *out = s->state == TCP_SYN_SENT ? 0 : static_cast<int>(s->queued());
@@ -406,7 +406,7 @@ REAL(int, pipe2, int[2], int);
 int __wrap_pipe2(int fds[2], int flags) {
   if (!g_kernel) return __real_pipe2(fds, flags);
   Kernel& k = *g_kernel;
-  k.between("pipe2");
+  const Call call("pipe2");
   if (int error = k.fault("pipe2", {EMFILE, ENFILE})) return failed(error);
   fds[0] = k.open(Kind::pipe_out);
   if (fds[0] < 0) return failed(EMFILE);
@@ -429,7 +429,7 @@ int __wrap_fcntl(int fd, int command, ...) {
   va_end(arguments);
   if (!simulated(fd)) return __real_fcntl(fd, command, value);
   Kernel& k = *g_kernel;
-  k.between("fcntl");
+  const Call call("fcntl");
   PipeBuffer& pipe = *k.file(fd)->pipe;
   if (command == F_SETPIPE_SZ) {
     if (int error = k.fault("fcntl(F_SETPIPE_SZ)", {EPERM, ENOMEM, EBUSY})) return failed(error);
@@ -448,7 +448,7 @@ int __wrap_eventfd(unsigned value, int flags) {
 REAL(int, eventfd_read, int, eventfd_t*);
 int __wrap_eventfd_read(int fd, eventfd_t* value) {
   if (!simulated(fd)) return __real_eventfd_read(fd, value);
-  g_kernel->between("eventfd_read");
+  const Call call("eventfd_read");
   *value = std::exchange(g_kernel->file(fd)->counter, 0);
   return *value ? 0 : failed(EAGAIN);
 }

@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
@@ -27,6 +30,7 @@ struct Turns {
   std::condition_variable changed;
   int turn = kMain;
   int opened = 0, parked = 0;
+  bool dead = false;
   std::vector<SimIo*> ios;
   const std::function<void()>* each_step = nullptr;
 
@@ -37,10 +41,19 @@ struct Turns {
   }
   void wait_for(int who) {
     std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return turn == who; });
+    changed.wait(lock, [&] { return turn == who || dead; });
+    if (turn == who) return;
+    lock.unlock();
+    vanish();
+  }
+  // As a thread of a process that is killed: nothing of it runs any more, no destructor, no handler.
+  [[noreturn]] static void vanish() {
+    syscall(SYS_exit, 0);
+    __builtin_unreachable();
   }
 };
 Turns g_turns;
+thread_local bool t_worker = false;
 
 class SimIo : public io::Io {
  public:
@@ -49,6 +62,7 @@ class SimIo : public io::Io {
     index_ = g_turns.opened++;
     g_turns.ios.push_back(this);
     description_ = "simulated";
+    t_worker = true;
   }
   ~SimIo() override;
 
@@ -92,6 +106,7 @@ class SimIo : public io::Io {
     uint32_t told = 0;
   };
 
+  void park();
   void begin(const Operation& op);
   void collect();
   void look(Operation& op);
@@ -115,7 +130,18 @@ class SimIo : public io::Io {
   mutable uint32_t ring_looks_ = 0;
 };
 
+// Until its first turn, in the first operation it begins.
+void SimIo::park() {
+  {
+    std::lock_guard lock(g_turns.mutex);
+    g_turns.parked++;
+    g_turns.changed.notify_all();
+  }
+  g_turns.wait_for(index_);
+}
+
 void SimIo::begin(const Operation& op) {
+  if (!std::exchange(begun_, true)) park();
   const auto same = [&](const auto& o) { return o.token == op.token; };
   if (std::any_of(operations_.begin(), operations_.end(), same) ||
       std::any_of(ending_.begin(), ending_.end(), [&](const auto& o) { return o.first == op.token; }))
@@ -199,20 +225,11 @@ SimIo* choose() {
 
 void SimIo::run(uint64_t until_ns, const std::function<void(const io::Completion&)>& on_completion) {
   until_ns_ = until_ns;
-  if (!std::exchange(begun_, true)) {
-    {
-      std::lock_guard lock(g_turns.mutex);
-      g_turns.parked++;
-      g_turns.changed.notify_all();
-    }
+  (*g_turns.each_step)();
+  SimIo* next = choose();
+  if (next != this) {
+    g_turns.pass(next->index_);
     g_turns.wait_for(index_);
-  } else {
-    (*g_turns.each_step)();
-    SimIo* next = choose();
-    if (next != this) {
-      g_turns.pass(next->index_);
-      g_turns.wait_for(index_);
-    }
   }
   Kernel& k = *g_kernel;
   collect();
@@ -250,7 +267,26 @@ SimIo::~SimIo() {
 
 }  // namespace
 
-void run_workers(int workers, const std::function<void()>& each_step) {
+void die() {
+  g_kernel->trace("the process dies");
+  {
+    std::lock_guard lock(g_turns.mutex);
+    g_turns.dead = true;
+    g_turns.turn = kMain;
+    g_turns.changed.notify_all();
+  }
+  Turns::vanish();
+}
+
+Call::Call(const char* name) {
+  g_kernel->between(name);
+  if (t_worker && g_kernel->is_time_to_die()) die();
+}
+Call::~Call() {
+  if (t_worker && g_kernel->is_time_to_die()) die();
+}
+
+bool run_workers(int workers, const std::function<void()>& each_step) {
   g_turns.each_step = &each_step;
   {
     std::unique_lock lock(g_turns.mutex);
@@ -260,6 +296,13 @@ void run_workers(int workers, const std::function<void()>& each_step) {
     g_turns.changed.wait(lock, [&] { return g_turns.turn == kMain; });
     g_turns.opened = g_turns.parked = 0;
   }
+  return !g_turns.dead;
+}
+
+void bury_workers() {
+  g_turns.dead = false;
+  g_turns.ios.clear();
+  g_kernel->forget_operations();
 }
 
 }  // namespace penstock::sim

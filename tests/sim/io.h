@@ -6,8 +6,11 @@
 
 namespace penstock::sim {
 
-// From the main thread: all workers are started, and wait in run(). Until the last one's Io is gone;
-// `each_step` after everything that happens.
-void run_workers(int workers, const std::function<void()>& each_step);
+// From the main thread: all workers are started, and wait for their first turn. Until the last one's Io is
+// gone; `each_step` after everything that happens. False: the process has died (kernel.h, Call); its threads
+// are to be joined, then buried.
+bool run_workers(int workers, const std::function<void()>& each_step);
+void bury_workers();
+[[noreturn]] void die();
 
 }  // namespace penstock::sim

@@ -43,6 +43,21 @@ void Kernel::between(const char* call) {
   while (next_event_ns() <= now) step(now);
 }
 
+bool Kernel::is_time_to_die() {
+  if (foreign) return false;
+  const bool chosen = moments++ == die_nth;
+  if (!chosen && !(deaths_left && die_in && random.chance(1, die_in))) return false;
+  if (deaths_left) deaths_left--;
+  return true;
+}
+
+std::vector<int> Kernel::descriptors() const {
+  std::vector<int> all;
+  for (size_t i = 0; i < files_.size(); i++)
+    if (files_[i].kind != Kind::none) all.push_back(kFirstFd + static_cast<int>(i));
+  return all;
+}
+
 int Kernel::fault(const char* call, std::initializer_list<int> errors) {
   const bool chosen = fallible++ == fail_nth;
   if (!chosen && !(weather.fault_in && random.chance(1, weather.fault_in))) return 0;

@@ -133,6 +133,13 @@ struct Weather {
   bool told_hangup = true;    // io_uring: poll always reports POLLRDHUP
 };
 
+// A system call of a worker's, from here to the end of its scope. The process may die before it has an effect,
+// or after (io.cc): then nothing of its threads runs any more.
+struct Call {
+  explicit Call(const char* name);
+  ~Call();
+};
+
 class Kernel {
  public:
   explicit Kernel(uint64_t seed);
@@ -164,6 +171,17 @@ class Kernel {
   uint32_t failed_errors = 0;      // how many it had
   uint64_t faults = 0;             // so far
   std::string fault_text;          // the last one
+
+  // ---- deaths ----
+  uint32_t deaths_left = 0, die_in = 0;  // at each begin and end of a call with this chance of 1 in
+  uint64_t moments = 0;                  // begins and ends of calls, so far
+  uint64_t die_nth = UINT64_MAX;         // at that one
+  bool is_time_to_die();
+  // What the dead process had in flight is no more.
+  void forget_operations() {
+    for (File& f : files_) f.operations = 0;
+  }
+  std::vector<int> descriptors() const;
 
   // ---- descriptors ----
   int open(Kind kind);  // -1: EMFILE

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "flow/adopt.h"
 #include "sim/io.h"
 #include "sim/sockmap.h"
 #include "sockmap/sockmap.h"
@@ -55,28 +56,41 @@ Life::~Life() {
 void Life::set_up() {
   sockmap::Sockmap& map = the_sockmap();
   kernel_.reset_maps();
+  if (shape_.sockmap) {
+    map.globals().memory_limit_bytes = shape_.memory_limit;
+    std::fill_n(map.listeners(), 8, penstock_listener{});
+    std::fill_n(map.upstreams(), 8, penstock_upstream{});
+  } else {
+    own_totals_ = std::make_unique<penstock_totals>();
+    own_listeners_ = std::make_unique<penstock_listener[]>(PENSTOCK_LISTENERS_MAX);
+    own_upstreams_ = std::make_unique<penstock_upstream[]>(PENSTOCK_UPSTREAMS_MAX);
+  }
+  auto table = flow::FlowTable::create(shape_.flows_max);
+  table_ = std::make_unique<flow::FlowTable>(std::move(*table));
+  kernel_.find_remote = [this](const Endpoint& to) { return remote(to); };
+  share();
+  for (uint32_t slot = shape_.flows_max; slot-- > 0;) shared_->free_slots.push_back(slot);
+  plans_.push_back(make_plan(1));
+  shared_->set_plan(plans_.back());
+  listeners_.resize(shape_.config.listeners.size(), -1);
+  for (uint32_t i = 0; i < listeners_.size(); i++) open_listener(i);
+}
+
+// What a process has of its own.
+void Life::share() {
   shared_ = std::make_unique<flow::Shared>();
   flow::Shared& s = *shared_;
   s.splice = shape_.splice;
   s.memory_limit_bytes = shape_.memory_limit;
   if (shape_.sockmap) {
-    s.sockmap = &map;
-    map.globals().memory_limit_bytes = shape_.memory_limit;
-    s.statistics = {&map.totals(), map.listeners(), map.upstreams()};
-    std::fill_n(map.listeners(), 8, penstock_listener{});
-    std::fill_n(map.upstreams(), 8, penstock_upstream{});
+    s.sockmap = &the_sockmap();
+    s.statistics = {&s.sockmap->totals(), s.sockmap->listeners(), s.sockmap->upstreams()};
   } else {
-    own_totals_ = std::make_unique<penstock_totals>();
-    own_listeners_ = std::make_unique<penstock_listener[]>(8);
-    own_upstreams_ = std::make_unique<penstock_upstream[]>(8);
     s.statistics = {own_totals_.get(), own_listeners_.get(), own_upstreams_.get()};
   }
-  auto table = flow::FlowTable::create(shape_.flows_max);
-  table_ = std::make_unique<flow::FlowTable>(std::move(*table));
   flows_ = std::make_unique<flow::Flow[]>(shape_.flows_max);
   s.table = table_.get();
   s.flows = flows_.get();
-  for (uint32_t slot = shape_.flows_max; slot-- > 0;) s.free_slots.push_back(slot);
   clients_limits_ = std::make_unique<flow::Clients>(shape_.flows_max, 8);
   s.clients = clients_limits_.get();
   resolver_ = std::move(*dns::Resolver::start());
@@ -86,34 +100,86 @@ void Life::set_up() {
   const auto nobody = [](uint32_t, std::string_view) {};
   listener_names_ = std::make_unique<flow::Names>(8, nobody);
   upstream_names_ = std::make_unique<flow::Names>(8, nobody);
-  plans_.push_back(make_plan());
-  s.set_plan(plans_.back());
-  kernel_.find_remote = [this](const Endpoint& to) { return remote(to); };
   for (uint32_t i = 0; i < shape_.threads; i++) s.workers.push_back(std::make_unique<flow::Worker>(s, i));
-  for (uint32_t i = 0; i < shape_.config.listeners.size(); i++) listeners_.push_back(open_listener(i));
 }
 
-std::shared_ptr<const flow::Plan> Life::make_plan() {
+// The process has died. Another goes on with what is left: descriptors, records, maps. What was its memory is
+// never given back.
+void Life::take_over() {
+  process_++;
+  struct Grave {
+    std::unique_ptr<flow::Shared> shared;
+    std::unique_ptr<flow::Flow[]> flows;
+    std::unique_ptr<flow::Clients> clients;
+    std::unique_ptr<flow::Names> listener_names, upstream_names;
+    std::vector<std::shared_ptr<const flow::Plan>> plans;
+  };
+  static std::vector<Grave>& graves = *new std::vector<Grave>;
+  graves.push_back({std::move(shared_), std::move(flows_), std::move(clients_limits_),
+                    std::move(listener_names_), std::move(upstream_names_), std::move(plans_)});
+  bury_workers();
+  share();
+  plans_.clear();
+  for (const auto& known : graves.back().plans) {
+    for (size_t i = 0; i < shape_.config.listeners.size(); i++)
+      listener_names_->restore(shape_.config.listeners[i].name, known->listener_slot(i));
+    for (size_t i = 0; i < shape_.config.upstreams.size(); i++)
+      upstream_names_->restore(shape_.config.upstreams[i].name, known->upstream_slot(i));
+    plans_.push_back(make_plan(known->id()));
+  }
+  shared_->set_plan(plans_.back());
+  const flow::Stock stock = flow::take_stock(*shared_, shape_.threads);
+  const std::set<int> kept(stock.descriptors.begin(), stock.descriptors.end());
+  std::vector<int> orphans;
+  for (const int fd : kernel_.descriptors()) {
+    if (kept.contains(fd) || std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end()) continue;
+    const File& f = *kernel_.file(fd);
+    if (f.kind == Kind::event) continue;  // of the workers that are made already
+    const bool accepted = f.kind == Kind::tcp && f.socket && !f.socket->opened_by_us && f.socket->other;
+    if (accepted)
+      orphans.push_back(fd);
+    else
+      close(fd);
+  }
+  for (const uint32_t slot : stock.flows) {
+    const flow::FlowRecord& r = (*table_)[slot];
+    const auto plan = std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p->id() == r.plan; });
+    shared_->workers[r.thread]->adopt(slot, plan == plans_.end() ? plans_.back() : *plan);
+  }
+  for (uint32_t i = 0; i < listeners_.size(); i++)
+    if (listeners_[i] >= 0 && kernel_.maybe_file(listeners_[i])) add_listener(i);
+  if (!accepting_)
+    for (auto& w : shared_->workers) w->stop_accepting();
+  for (const int fd : orphans) shared_->workers[0]->adopt_connection(fd, plans_.back()->listener_slot(0), {}, plans_.back());
+  if (stopped_)
+    for (auto& w : shared_->workers) w->stop(CloseReason::shutdown);
+}
+
+std::shared_ptr<const flow::Plan> Life::make_plan(uint32_t id) {
   auto plan = flow::Plan::make(shape_.config, *listener_names_, *upstream_names_,
-                               plans_.empty() ? nullptr : plans_.back().get());
+                               plans_.empty() ? nullptr : plans_.back().get(), id);
   return std::move(*plan);
 }
 
-int Life::open_listener(uint32_t index) {
+void Life::open_listener(uint32_t index) {
   const int fd = kernel_.open(Kind::tcp);
-  if (fd < 0) return -1;
+  if (fd < 0) return;
   Socket* s = kernel_.make_socket(true);
   s->fd = fd;
   s->trim = shape_.splice;
   kernel_.file(fd)->socket = s;
   kernel_.listen(s);
+  listeners_[index] = fd;
+  add_listener(index);
+}
+
+void Life::add_listener(uint32_t index) {
   Endpoint bound;
   bound.address = *IpAddress::parse("192.0.2.10");
   bound.port = kListenPort;
   if (index % 2) bound.port = 0;  // each connection is asked
   flow::Worker& w = *shared_->workers[index % shape_.threads];
-  w.add_listener({fd, plans_.back()->listener_slot(index), bound, plans_.back()});
-  return fd;
+  w.add_listener({listeners_[index], plans_.back()->listener_slot(index), bound, plans_.back()});
 }
 
 std::string Life::describe() const {
@@ -147,10 +213,15 @@ Summary Life::live() {
                                      u.peer->talk.say_bytes, u.peer->heard));
     kernel_.violated("the life does not end");
   });
-  for (auto& w : shared_->workers)
-    if (!w->start()) kernel_.violated("a worker does not start");
-  run_workers(static_cast<int>(shape_.threads), [this] { each_step(); });
-  for (auto& w : shared_->workers) w->join();
+  kernel_.deaths_left = shape_.deaths;
+  kernel_.die_in = shape_.die_in;
+  for (bool alive = false; !alive;) {
+    for (auto& w : shared_->workers)
+      if (!w->start()) kernel_.violated("a worker does not start");
+    alive = run_workers(static_cast<int>(shape_.threads), [this] { each_step(); });
+    for (auto& w : shared_->workers) w->join();
+    if (!alive) take_over();
+  }
   check_totals();
   shared_->workers.clear();
   shared_->set_plan(nullptr);
@@ -231,7 +302,7 @@ void Life::do_command(const Command& command) {
       return;
     case Command::reload:
       if (!accepting_ || ending_) return;  // the daemon refuses it then
-      plans_.push_back(make_plan());
+      plans_.push_back(make_plan(plans_.back()->id() + 1));
       shared_->set_plan(plans_.back());
       for (uint32_t i = 0; i < listeners_.size(); i++)
         if (listeners_[i] >= 0)
@@ -243,10 +314,10 @@ void Life::do_command(const Command& command) {
       if (fd < 0 || !accepting_ || ending_) return;
       flow::Worker& owner = *shared_->workers[0];
       owner.retire_listener(fd);
-      kernel_.after(kSecond, [this, &owner, fd] {
-        if (accepting_ && !ending_) owner.remove_listener(fd);
+      kernel_.after(kSecond, [this, &owner, fd, ordered_by = process_] {
+        if (accepting_ && !ending_ && process_ == ordered_by) owner.remove_listener(fd);
       });
-      listeners_[0] = open_listener(0);
+      open_listener(0);
       return;
     }
     case Command::stop_accepting:

@@ -36,6 +36,7 @@ class Life {
   uint64_t answer_delay(const std::string& name);
   void on_line(std::string_view line);
   bool stopped() const { return stopped_; }
+  uint32_t process() const { return process_; }  // counts the deaths
 
  private:
   struct Upstream;
@@ -54,8 +55,11 @@ class Life {
   };
 
   void set_up();
-  std::shared_ptr<const flow::Plan> make_plan();
-  int open_listener(uint32_t index);
+  void share();
+  void take_over();
+  std::shared_ptr<const flow::Plan> make_plan(uint32_t id);
+  void open_listener(uint32_t index);
+  void add_listener(uint32_t index);
   void arrive(const ClientShape& shape);
   Remote remote(const Endpoint& to);
   void begin_server(Socket* socket, const Talk& talk);
@@ -97,7 +101,7 @@ class Life {
   std::set<flow::CloseReason> may_;
   std::set<const Peer*> owed_;  // all that was said, and a FIN
   Summary summary_;
-  uint32_t arrived_ = 0;
+  uint32_t arrived_ = 0, process_ = 0;
   uint64_t lines_ = 0;
   bool accepting_ = true, ending_ = false, stopped_ = false;
 };

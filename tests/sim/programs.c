@@ -51,6 +51,8 @@ static enum sim_map which(const void* map) {
   if (map == &globals) return kSimGlobals;
   if (map == &flows) return kSimFlows;
   if (map == &totals) return kSimTotals;
+  if (map == &listeners) return kSimListeners;
+  if (map == &upstreams) return kSimUpstreams;
   return kSimEvents;
 }
 
@@ -121,8 +123,11 @@ uint32_t sim_trim(const struct sim_segment* segment, void* socket) {
 int sim_enter(void* names) {
   return enter(names);
 }
-int sim_forget(void* names) {
-  return forget(names);
+int sim_end_flow(void* end) {
+  return end_flow(end);
+}
+int sim_settle(void* names) {
+  return settle(names);
 }
 int sim_publish(void* what) {
   return publish(what);

@@ -23,7 +23,8 @@ int sim_verdict(struct sim_segment* segment,
 void sim_socket_ops(void* socket, int current_mss);
 uint32_t sim_trim(const struct sim_segment* segment, void* socket);  // what is left, header included
 int sim_enter(void* names);
-int sim_forget(void* names);
+int sim_end_flow(void* end);
+int sim_settle(void* names);
 int sim_publish(void* what);
 enum { kSimTcpHeaderBytes = 20 };
 
@@ -36,6 +37,8 @@ enum sim_map {
   kSimGlobals,
   kSimFlows,
   kSimTotals,
+  kSimListeners,
+  kSimUpstreams,
   kSimEvents
 };
 void* sim_lookup(enum sim_map map, const void* key);

@@ -99,6 +99,10 @@ config::Config plain_config() {
 Shape random_shape(Random& r) {
   Shape shape;
   const bool rough = r.chance(2, 3);
+  if (r.chance(1, 3)) {
+    shape.deaths = static_cast<uint32_t>(r.between(1, 4));
+    shape.die_in = static_cast<uint32_t>(r.log_between(10, 3000));
+  }
   random_weather(r, &shape.weather);
   if (!rough) shape.weather.fault_in = 0;
   shape.threads = r.chance(1, 8) ? 2 : 1;

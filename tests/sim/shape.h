@@ -64,6 +64,7 @@ struct Shape {
   std::vector<ServerShape> servers;
   std::vector<NameShape> names;
   std::vector<Command> commands;
+  uint32_t deaths = 0, die_in = 0;  // how often the process dies; at each moment with this chance of 1 in
 };
 
 Shape random_shape(Random& random);

@@ -178,6 +178,11 @@ struct Diagnostic {
   std::string text;
 };
 
+// What a configuration is made of; with the environment it makes it again.
+struct Source {
+  std::string toml, env;  // texts; no env file: empty
+};
+
 struct Parsed {
   std::optional<Config> config;         // present when no diagnostic is an error
   std::vector<Diagnostic> diagnostics;  // every mistake of the file, in the order of the lines
@@ -198,6 +203,8 @@ EnvFile parse_env(std::string_view text, std::string_view file_name);
 
 // Reads FILE and the env file beside it (or `env_file`), looks names up in the process environment first.
 // A file that cannot be read is one diagnostic.
-Parsed load(const std::string& file, const std::optional<std::string>& env_file);
+Parsed load(const std::string& file, const std::optional<std::string>& env_file, Source* source = nullptr);
+// Of a configuration that was loaded before, by another process perhaps.
+Parsed load(const Source& source, const std::string& file);
 
 }  // namespace penstock::config

@@ -46,9 +46,24 @@ std::string beside(const std::string& file, std::string_view name) {
   return file.substr(0, file.rfind('/') + 1).append(name);  // npos + 1 is 0
 }
 
+// The process's environment comes first.
+Parsed parse_both(const std::string& toml, const std::string& file, const std::string& env_text,
+                  const std::string& env_path) {
+  const EnvFile env = parse_env(env_text, env_path);
+  Parsed parsed = parse(toml, file, [&env](std::string_view name) -> std::optional<std::string> {
+    if (const char* value = std::getenv(std::string(name).c_str())) return value;
+    const auto found = env.values.find(name);
+    if (found == env.values.end()) return std::nullopt;
+    return found->second;
+  });
+  parsed.diagnostics.insert(parsed.diagnostics.begin(), env.diagnostics.begin(), env.diagnostics.end());
+  if (!env.diagnostics.empty()) parsed.config.reset();
+  return parsed;
+}
+
 }  // namespace
 
-Parsed load(const std::string& file, const std::optional<std::string>& env_file) {
+Parsed load(const std::string& file, const std::optional<std::string>& env_file, Source* source) {
   Parsed unread;
   const FileText toml = read_file(file);
   if (toml.error != 0) unread.diagnostics.push_back(unreadable(file, std::strerror(toml.error)));
@@ -63,16 +78,12 @@ Parsed load(const std::string& file, const std::optional<std::string>& env_file)
   }
   if (!unread.diagnostics.empty()) return unread;
 
-  const EnvFile env = parse_env(env_text.text, env_path);
-  Parsed parsed = parse(toml.text, file, [&env](std::string_view name) -> std::optional<std::string> {
-    if (const char* value = std::getenv(std::string(name).c_str())) return value;
-    const auto found = env.values.find(name);
-    if (found == env.values.end()) return std::nullopt;
-    return found->second;
-  });
-  parsed.diagnostics.insert(parsed.diagnostics.begin(), env.diagnostics.begin(), env.diagnostics.end());
-  if (!env.diagnostics.empty()) parsed.config.reset();
-  return parsed;
+  if (source) *source = {toml.text, env_text.text};
+  return parse_both(toml.text, file, env_text.text, env_path);
+}
+
+Parsed load(const Source& source, const std::string& file) {
+  return parse_both(source.toml, file, source.env, beside(file, "penstock.env"));
 }
 
 }  // namespace penstock::config

@@ -18,6 +18,7 @@
 #include <filesystem>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -35,13 +36,6 @@ constexpr const char* kGroup = "penstock";
 constexpr mode_t kSocketMode = 0660;
 constexpr mode_t kDirectoryMode = 0755;
 constexpr std::chrono::seconds kAcceptPause{1};  // when there is no descriptor to accept into
-
-struct Listening {
-  Fd socket;
-  std::string path;
-  dev_t device = 0;  // with inode: is the file still ours?
-  ino_t inode = 0;
-};
 
 Error failure(const std::string& path, const std::string& what, int error) {
   return Error{"admin socket " + path + ": " + what + ": " + std::strerror(error)};
@@ -88,8 +82,10 @@ Status give_to_group(const std::string& path) {
   return Nothing{};
 }
 
+}  // namespace
+
 // Nobody can connect before listen(), so nobody meets a mode that is not yet right.
-Result<Listening> listen_on(const std::string& path) {
+Result<AdminSocket> AdminSocket::open(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
@@ -99,21 +95,30 @@ Result<Listening> listen_on(const std::string& path) {
   path.copy(address.sun_path, path.size());
   if (auto made = make_directory(path); !made) return made.error();
   if (auto removed = remove_stale(path, address); !removed) return removed.error();
-  Listening l{Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)), path};
-  if (!l.socket.valid()) return failure(path, "socket", errno);
-  if (::bind(l.socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+  AdminSocket l;
+  l.path_ = path;
+  l.socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!l.socket_.valid()) return failure(path, "socket", errno);
+  if (::bind(l.socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
     return failure(path, "bind", errno);
   }
   struct stat s;
   if (::lstat(path.c_str(), &s) != 0) return failure(path, "stat", errno);
-  l.device = s.st_dev;
-  l.inode = s.st_ino;
+  l.device_ = s.st_dev;
+  l.inode_ = s.st_ino;
   if (auto given = give_to_group(path); !given) return given.error();
   if (::chmod(path.c_str(), kSocketMode) != 0) return failure(path, "chmod", errno);
-  if (::listen(l.socket.get(), static_cast<int>(kAdminConnectionsMax)) != 0)
+  if (::listen(l.socket_.get(), static_cast<int>(kAdminConnectionsMax)) != 0)
     return failure(path, "listen", errno);
   return l;
 }
+
+void AdminSocket::remove() const {
+  struct stat s;
+  if (::lstat(path_.c_str(), &s) == 0 && s.st_dev == device_ && s.st_ino == inode_) ::unlink(path_.c_str());
+}
+
+namespace {
 
 std::string error_line(const std::string& message) {
   return json_line({{"error", message}}) + "\n";
@@ -165,7 +170,8 @@ struct Admin::Impl {
   void deliver();
   size_t unread_bytes() const;
 
-  Listening listening;
+  int listener = -1;
+  std::optional<AdminSocket> own;
   Answer answer;
   std::shared_ptr<Outbox> outbox = std::make_shared<Outbox>();
   uint64_t last_ticket = 0;
@@ -179,15 +185,22 @@ struct Admin::Impl {
 Admin::Admin(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<Admin>> Admin::start(const std::string& path, Answer answer) {
+  auto socket = AdminSocket::open(path);
+  if (!socket) return socket.error();
+  auto admin = start(*socket, std::move(answer));
+  if (admin) (*admin)->impl_->own = std::move(*socket);
+  return admin;
+}
+
+Result<std::unique_ptr<Admin>> Admin::start(const AdminSocket& socket, Answer answer) {
+  const std::string& path = socket.path();
   auto impl = std::make_unique<Impl>();
   impl->answer = std::move(answer);
   impl->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   impl->outbox->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->wake.valid() || !impl->outbox->wake.valid()) return failure(path, "eventfd", errno);
   impl->spare.reset(::fcntl(impl->wake.get(), F_DUPFD_CLOEXEC, 0));
-  auto listening = listen_on(path);
-  if (!listening) return listening.error();
-  impl->listening = std::move(listening).value();
+  impl->listener = socket.fd();
   // The thread takes no signal: those are the daemon's.
   sigset_t all, before;
   sigfillset(&all);
@@ -204,15 +217,8 @@ Result<std::unique_ptr<Admin>> Admin::start(const std::string& path, Answer answ
   return std::unique_ptr<Admin>(new Admin(std::move(impl)));
 }
 
-void Admin::remove_socket() const {
-  const auto& l = impl_->listening;
-  struct stat s;
-  if (::lstat(l.path.c_str(), &s) == 0 && s.st_dev == l.device && s.st_ino == l.inode)
-    ::unlink(l.path.c_str());
-}
-
 Admin::~Admin() {
-  remove_socket();
+  if (impl_->own) impl_->own->remove();
   PENSTOCK_ASSERT(::eventfd_write(impl_->wake.get(), 1) == 0);
   impl_->thread.join();
 }
@@ -253,7 +259,7 @@ int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
   if (!may_accept) until = accept_after;
   polled->assign({{wake.get(), POLLIN, 0},
                   {outbox->wake.get(), POLLIN, 0},
-                  {may_accept ? listening.socket.get() : -1, POLLIN, 0}});
+                  {may_accept ? listener : -1, POLLIN, 0}});
   for (const auto& client : clients) {
     if (client.ticket != 0) {
       polled->push_back({client.socket.get(), 0, 0});  // that it leaves is seen all the same
@@ -270,7 +276,7 @@ int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
 
 void Admin::Impl::accept_new() {
   auto accept = [&] {
-    return ::accept4(listening.socket.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    return ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   };
   Fd socket(accept());
   if (!socket.valid() && (errno == EMFILE || errno == ENFILE) && spare.valid()) {

@@ -3,11 +3,14 @@
 // order, as often as it likes. One thread of its own; a slow, silent or malicious client delays nobody but
 // itself. What the commands mean is not known here. tests/admin/admin_test.cc keeps it true.
 #pragma once
+#include <sys/types.h>
+
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "daemon/json.h"
 
@@ -20,6 +23,23 @@ inline constexpr size_t kAdminUnreadBytesMax =
 inline constexpr std::chrono::seconds kAdminIdleMax{
     5};  // without a whole request, or a byte of an answer read
 
+// Listens from its open() to its end, whoever answers meanwhile.
+class AdminSocket {
+ public:
+  // On `path`: mode 0660, group "penstock" where that exists and may be given. Creates its directory (0755),
+  // replaces the socket of a daemon that is gone. An error when another one listens there.
+  static Result<AdminSocket> open(const std::string& path);
+  int fd() const { return socket_.get(); }
+  const std::string& path() const { return path_; }
+  void remove() const;  // if it is still ours
+
+ private:
+  Fd socket_;
+  std::string path_;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+};
+
 class Admin {
  public:
   // Takes the answer to one request: once, from any thread, also when the client or the Admin is gone by
@@ -30,12 +50,11 @@ class Admin {
   // request is missing or has another type than asked for, becomes {"error": ...}.
   using Answer = std::function<void(const Json& request, const Reply& reply)>;
 
-  // Listens on `path`: mode 0660, group "penstock" where that exists and may be given. Creates its directory
-  // (0755), replaces the socket of a daemon that is gone. An error when another one listens there.
+  // REQUIRES: `socket` outlives it, and has no other Admin.
+  static Result<std::unique_ptr<Admin>> start(const AdminSocket& socket, Answer answer);
+  // With a socket of its own, removed at its end.
   static Result<std::unique_ptr<Admin>> start(const std::string& path, Answer answer);
-  // Closes every connection, removes the socket if it is still ours, joins the thread.
-  ~Admin();
-  void remove_socket() const;  // if it is still ours
+  ~Admin();  // closes every connection, joins the thread
 
  private:
   struct Impl;

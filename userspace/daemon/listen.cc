@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -131,7 +132,8 @@ std::vector<std::string> Listeners::apply(const std::shared_ptr<const flow::Plan
   // All are tried before any is opened, or our own would look like somebody else's.
   std::vector<std::string> failures;
   std::map<Key, int> errors;
-  for (const Key& key : fresh) errors[key] = probe(key);
+  for (const Key& key : fresh)
+    if (!found_.contains(key)) errors[key] = probe(key);
   wanted_.swap(next);
   for (const Key& key : fresh) {
     Wanted& w = wanted_.at(key);
@@ -147,6 +149,9 @@ std::vector<std::string> Listeners::apply(const std::shared_ptr<const flow::Plan
   // Only now: who comes meanwhile finds the new ones.
   for (auto& [key, w] : next)
     if (!wanted_.contains(key)) retire(key, &w.open);
+  for (auto& [key, open] : found_)
+    for (const int fd : open.fds) close(fd);
+  found_.clear();
   if (wake_.valid()) eventfd_write(wake_.get(), 1);  // the watcher's patience is another
   return failures;
 }
@@ -175,7 +180,7 @@ bool Listeners::holds_port(const Key& key) const {
 // 0, or an errno.
 int Listeners::open(const Key& key, Wanted* w) {
   const unsigned device_index = key.device.empty() ? 0 : if_nametoindex(key.device.c_str());
-  if (revive(key, w)) return 0;
+  if (take_found(key, w) || revive(key, w)) return 0;
   std::vector<Fd> sockets(workers_.size());
   for (Fd& fd : sockets) {
     if (int error = bound_socket(key.family, key.where, key.device, true, &fd)) return error;
@@ -191,6 +196,49 @@ int Listeners::open(const Key& key, Wanted* w) {
         {w->open.fds[t], w->listener, is_any(key.where.address) ? Endpoint{} : key.where, plan_});
   }
   return 0;
+}
+
+void Listeners::adopt(const std::vector<FoundListener>& found) {
+  std::lock_guard lock(mutex_);
+  for (const FoundListener& f : found) {
+    Sockets& open = found_[Key{f.device, f.family, f.where}];
+    open.device_index = f.device_index;
+    open.fds.push_back(f.fd);
+  }
+  // A worker that died while it opened them has not come to the last; one that died while it moved them
+  // has more.
+  for (auto& [key, open] : found_)
+    for (; open.fds.size() != workers_.size() && !open.fds.empty(); open.fds.pop_back()) close(open.fds.back());
+}
+
+bool Listeners::take_found(const Key& key, Wanted* w) {
+  const auto found = found_.find(key);
+  if (found == found_.end() || found->second.fds.empty()) return false;
+  w->open = std::move(found->second);
+  found_.erase(found);
+  for (size_t t = 0; t < w->open.fds.size(); t++) {
+    flow::set_keepalive(w->open.fds[t], w->keepalive_ms);
+    workers_[t]->add_listener(
+        {w->open.fds[t], w->listener, is_any(key.where.address) ? Endpoint{} : key.where, plan_});
+    workers_[t]->assign_listener(w->open.fds[t], w->listener, plan_);  // it may have been about to be retired
+  }
+  return true;
+}
+
+std::optional<uint32_t> Listeners::listener_of(const Endpoint& local, Endpoint* bound) {
+  std::lock_guard lock(mutex_);
+  const Wanted* best = nullptr;
+  for (const auto& [key, w] : wanted_) {
+    if (w.open.fds.empty() || key.where.port != local.port) continue;
+    if (key.where == local) {
+      *bound = key.where;
+      return w.listener;
+    }
+    if (is_any(key.where.address) && (key.family == AF_INET) == local.address.is_v4()) best = &w;
+  }
+  if (!best) return std::nullopt;
+  *bound = {};
+  return best->listener;
 }
 
 // What has just been retired still has its place, and its queue.

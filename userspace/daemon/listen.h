@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "config/config.h"
+#include "daemon/audit.h"
 #include "flow/worker.h"
 
 namespace penstock::daemon {
@@ -34,6 +35,12 @@ class Listeners {
   Listeners(std::vector<std::unique_ptr<flow::Worker>>& workers, sockmap::Sockmap* trim)
       : workers_(workers), trim_(trim) {}
   ~Listeners() { stop(); }
+
+  // What a worker that died has listened on, to be found by the first apply(), which closes what it does not
+  // want of it. The rest as there.
+  void adopt(const std::vector<FoundListener>& found);
+  // The listener by which a connection must have come in, of those that listen now. Nullopt: by none.
+  std::optional<uint32_t> listener_of(const Endpoint& local, Endpoint* bound);
 
   // From now on exactly the binds of `plan`, which new flows get. What cannot be had, though nothing is
   // missing that may come (a port that somebody else holds, no privilege), is returned, a sentence each. It
@@ -73,6 +80,7 @@ class Listeners {
   int probe(const Key& key) const;
   int open(const Key& key, Wanted* w);
   bool revive(const Key& key, Wanted* w);
+  bool take_found(const Key& key, Wanted* w);
   void retire(const Key& key, Sockets* open);
   void remove_retired();
   void look(const Key& key, Wanted* w);
@@ -88,6 +96,7 @@ class Listeners {
   std::shared_ptr<const flow::Plan> plan_;
   std::map<Key, Wanted> wanted_;
   std::vector<Retired> retired_;
+  std::map<Key, Sockets> found_;  // until the first apply() is over
   bool told_no_ipv6_ = false, stopped_ = false;
   Fd bell_;  // rtnetlink rings when a link or an address came or went; not valid: we look every second
   Fd wake_;

@@ -39,11 +39,12 @@ std::vector<std::string> needs_restart(const config::Config& running, const conf
   return keys;
 }
 
-Reload::Reload(Arguments arguments, config::Config started_with, Apply apply)
+Reload::Reload(Arguments arguments, config::Config started_with, uint64_t reloads, Apply apply)
     : arguments_(std::move(arguments)),
       started_with_(std::move(started_with)),
       apply_(std::move(apply)),
-      loaded_unix_s_(now_unix_s()) {}
+      loaded_unix_s_(now_unix_s()),
+      reloads_(reloads) {}
 
 Json Reload::run() {
   std::lock_guard one(running_);
@@ -75,7 +76,8 @@ Json Reload::read_and_apply() {
     std::lock_guard lock(mutex_);
     if (!refusal_.empty()) return refused(refusal_);
   }
-  config::Parsed parsed = config::load(arguments_.config, arguments_.env_file);
+  config::Source source;
+  config::Parsed parsed = config::load(arguments_.config, arguments_.env_file, &source);
   Json errors = Json::array(), warnings = Json::array();
   for (const config::Diagnostic& d : parsed.diagnostics) (d.is_error ? errors : warnings).push_back(d.text);
   if (!parsed.config) {
@@ -84,7 +86,7 @@ Json Reload::read_and_apply() {
                                errors.size() == 1 ? "a mistake" : fmt::format("{} mistakes", errors.size())),
                    errors);
   }
-  auto waiting = apply_(*parsed.config);
+  auto waiting = apply_(*parsed.config, source);
   if (!waiting) return refused(waiting.error().message);
   return {{"reloaded", true},
           {"warnings", warnings},

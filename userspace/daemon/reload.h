@@ -22,9 +22,10 @@ class Reload {
  public:
   // Puts a configuration to work; an error means that it changed nothing. What could not be had but is tried
   // again (a port in use) is returned, a sentence each.
-  using Apply = std::function<Result<std::vector<std::string>>(const config::Config&)>;
+  using Apply = std::function<Result<std::vector<std::string>>(const config::Config&, const config::Source&)>;
 
-  Reload(Arguments arguments, config::Config started_with, Apply apply);
+  // `reloads`: so far, by workers before this one.
+  Reload(Arguments arguments, config::Config started_with, uint64_t reloads, Apply apply);
 
   // {"reloaded": true, "warnings": […], "waiting": […], "pending": […]}, or {"reloaded": false, "reason": …,
   // "diagnostics": […]}. Logged in either case. Thread-safe: one after the other.
@@ -45,7 +46,7 @@ class Reload {
   std::string refusal_, error_;
   std::vector<std::string> pending_;
   double loaded_unix_s_, refused_unix_s_ = 0;
-  uint64_t reloads_ = 0, refused_ = 0;
+  uint64_t reloads_, refused_ = 0;
 };
 
 }  // namespace penstock::daemon

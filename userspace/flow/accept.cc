@@ -262,9 +262,18 @@ void Worker::begin_client(Flow& f) {
     route(f, nullptr);
 }
 
-// Counted and logged like any flow, with a RST: the client learns at once.
+// Counted and logged like any flow, with a RST: the client learns at once. Closed before it is counted: to a
+// worker that comes after one that died in between, an open connection would be a new one.
 void Worker::refuse(const Arrival& a, CloseReason reason) {
   live_--;
+  const log::Level level = access_level(reason);  // a proxy's probes take no line from others
+  const bool logged =
+      a.plan->config().daemon.log_access && (level == log::Level::debug || refusals_.allow(now_ns_));
+  const uint64_t cookie = logged ? cookie_of(a.fd) : 0;
+  const Endpoint client = logged ? peer_of(a.fd) : Endpoint{};
+  linger rst{1, 0};
+  setsockopt(a.fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
+  close(a.fd);
   {
     Update update(shared_.statistics);
     count(shared_.statistics.totals->accepted);
@@ -272,13 +281,9 @@ void Worker::refuse(const Arrival& a, CloseReason reason) {
     count(shared_.statistics.listeners[a.listener].accepted);
     count(shared_.statistics.listeners[a.listener].closed);
   }
-  const log::Level level = access_level(reason);  // a proxy's probes take no line from others
-  if (a.plan->config().daemon.log_access && (level == log::Level::debug || refusals_.allow(now_ns_)))
-    log::write(level, fmt::format("flow cookie={} client={} listener={} reason={}", cookie_of(a.fd),
-                                  peer_of(a.fd).text(), a.plan->listener(a.listener).name, text(reason)));
-  linger rst{1, 0};
-  setsockopt(a.fd, SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
-  close(a.fd);
+  if (logged)
+    log::write(level, fmt::format("flow cookie={} client={} listener={} reason={}", cookie, client.text(),
+                                  a.plan->listener(a.listener).name, text(reason)));
 }
 
 void Worker::tell_left_out() {

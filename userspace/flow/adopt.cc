@@ -109,7 +109,12 @@ Stock take_stock(Shared& shared, uint32_t threads) {
 
 void Worker::adopt(uint32_t slot, std::shared_ptr<const Plan> plan) {
   live_++;
-  post([=](Worker& w) { w.adopt_here(slot, plan); });
+  adoptions_.push_back({slot, std::move(plan)});
+}
+
+void Worker::adopt_all() {
+  for (const Adoption& a : adoptions_) adopt_here(a.slot, a.plan);
+  adoptions_ = {};
 }
 
 void Worker::adopt_connection(int fd, uint32_t listener, const Endpoint& bound,
@@ -126,9 +131,10 @@ bool Worker::is_sound(const Flow& f) const {
   if (r.tlvs_size > r.tlvs_bytes.size()) return false;
   for (const DirectionRecord& dr : r.direction) {
     if (dr.lane > Lane::shut || dr.relayed_in_bytes < dr.relayed_out_bytes) return false;
-    if (dr.lane == Lane::held && !shared_.sockmap) return false;
-    if (dr.lane == Lane::splice && !r.known) return false;
+    const bool awaits_first_bytes = r.unproven && &dr == &r.direction[kUp];
+    if ((dr.lane == Lane::splice || (dr.lane == Lane::held && !awaits_first_bytes)) && !r.known) return false;
   }
+  if (r.known && !shared_.sockmap) return false;
   const bool dialed = r.phase == Phase::priming || r.phase == Phase::handing_off || r.phase == Phase::open;
   return !dialed || (routed && r.fd[kUpstream] >= 0);
 }
@@ -215,10 +221,10 @@ void Worker::adopt_proxy_header(Flow& f, uint64_t until_ns) {
   SocketAccount account;
   const uint64_t unread = unread_bytes(fd);
   if (!read_received(fd, &account)) return begin_close(f, CloseReason::internal_error);
-  const bool discarded = account.received_bytes - unread >= r.direction[kUp].discarded_bytes;
-  if (!discarded) return discard_header(f);
   f.peeked_bytes = unread;
-  header_taken(f);
+  const bool discarded = account.received_bytes - unread >= r.direction[kUp].discarded_bytes;
+  if (discarded) return header_taken(f);
+  discard_header(f);
 }
 
 void Worker::adopt_search(Flow& f) {
@@ -239,6 +245,9 @@ void Worker::adopt_handoff(Flow& f) {
   const auto untouched = [](const DirectionRecord& dr) { return dr.lane == Lane::none || dr.lane == Lane::held; };
   if (untouched(r.direction[kUp]) && untouched(r.direction[kDown])) {
     for (DirectionRecord& dr : r.direction) dr.lane = Lane::none;
+    r.joined = 0;
+    for (Side s : {kClient, kUpstream})
+      if (r.known) shared_.sockmap->part(socket_index(f, s));
     return begin_handoff(f);
   }
   // What was not opened yet is held, and opened as anything that was.
@@ -252,6 +261,17 @@ void Worker::adopt_open(Flow& f) {
   FlowRecord& r = *f.record;
   const bool shut = lane(f, kUp) == Lane::shut || lane(f, kDown) == Lane::shut;
   set_open_deadline(f, now_ns_ + timeout_ns(f, shut ? &config::Timeouts::half_closed : &config::Timeouts::idle));
+  // A RST whose error the dead worker was told.
+  for (Side s : {kClient, kUpstream}) {
+    SocketAccount account;
+    if (is_shut(f) || lane(f, static_cast<Direction>(s ^ 1)) == Lane::shut || !read_received(r.fd[s], &account) ||
+        account.state != TCP_CLOSE)
+      continue;
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(r.fd[s], SOL_SOCKET, SO_ERROR, &error, &size);
+    return begin_close(f, reason_of(s, error));
+  }
   bool in_sources[2] = {false, false};
   for (Direction d : {kUp, kDown}) {
     DirectionState& s = f.direction[d];

@@ -91,13 +91,13 @@ void Worker::take_header(Flow& f, const proxy_protocol::Incoming& header) {
   discard_header(f);
 }
 
-// Its bytes, which the record speaks of by now, leave the queue unread.
+// Its bytes, which the record speaks of by now, leave the queue unread. REQUIRES: peeked_bytes counts them.
 void Worker::discard_header(Flow& f) {
   const FlowRecord& r = *f.record;
   const uint64_t bytes = r.direction[kUp].discarded_bytes;
   const ssize_t n = recv(r.fd[kClient], nullptr, bytes, MSG_TRUNC | MSG_DONTWAIT);
   if (n != static_cast<ssize_t>(bytes)) return begin_close(f, CloseReason::client_reset);
-  f.peeked_bytes = unread_bytes(r.fd[kClient]);
+  f.peeked_bytes -= bytes;
   header_taken(f);
 }
 

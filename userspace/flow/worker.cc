@@ -196,6 +196,7 @@ Flow* Worker::find(uint32_t slot, uint32_t generation) {
 // ---- the loop ----
 
 void Worker::run() {
+  adopt_all();
   io_->poll_each(inbox_event_.get(), POLLIN, make_token(Op::inbox, 0, 0));
   if (shared_.sockmap)
     io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));

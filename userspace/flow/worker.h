@@ -310,6 +310,7 @@ class Worker {
   void set_open_deadline(Flow& f, uint64_t when_ns);
   void check_idle(Flow& f);
   // adopt.cc
+  void adopt_all();
   void adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan);
   bool is_sound(const Flow& f) const;
   void adopt_proxy_header(Flow& f, uint64_t until_ns);
@@ -342,6 +343,11 @@ class Worker {
     uint32_t flows = 0;  // of this worker
   };
   std::vector<UsedPlan> plans_;  // those with flows here
+  struct Adoption {
+    uint32_t slot;
+    std::shared_ptr<const Plan> plan;
+  };
+  std::vector<Adoption> adoptions_;
   struct Runnable {
     uint32_t slot, generation;
   };

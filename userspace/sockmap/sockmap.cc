@@ -409,6 +409,10 @@ bool Sockmap::recover(uint32_t index, uint64_t cookie) {
   return false;
 }
 
+void Sockmap::part(uint32_t index) {
+  bpf_map_delete_elem(impl_->targets, &index);
+}
+
 bool Sockmap::ended(uint32_t slot, uint32_t generation) {
   return std::atomic_ref(direction(2 * slot).ended).load() == generation;
 }

@@ -82,6 +82,9 @@ class Sockmap {
   // it is open. REQUIRES: nobody else works on that flow.
   bool recover(uint32_t index, uint64_t cookie);
   bool ended(uint32_t slot, uint32_t generation);  // its end is counted
+  // Takes socket `index` out of where it was put by join(): a socket is inserted once, or the kernel forgets
+  // to take it out when it closes (net/core/sock_map.c, sock_map_del_link() finds both links).
+  void part(uint32_t index);
 
   // ---- what operators see in `flows` ----
   int show(uint64_t cookie, const penstock_flow& flow);
