@@ -139,9 +139,11 @@ class Running {
       : own_(shared.empty() ? kOwnRingBytes / sizeof(uint64_t) : 0),
         ring_(shared.empty() ? std::as_writable_bytes(std::span(own_)) : shared),
         sink_(format) {
-    // The daemon's signals must not be delivered to this thread; it inherits the mask.
+    // The daemon's signals must not be delivered to this thread, only those of a crash in it; it inherits the
+    // mask.
     sigset_t all, before;
     sigfillset(&all);
+    for (const int s : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGTRAP}) sigdelset(&all, s);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     thread_ = std::thread([this] { put_out(); });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
