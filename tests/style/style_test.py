@@ -19,6 +19,7 @@ PURE = {"tls", "proxy_protocol", "config", "route"}
 LAYERS = {
     "base": {"abi"},
     "keeper": {"base"},
+    "crash": {"abi", "base"},
     "tls": {"abi", "base"},
     "proxy_protocol": {"abi", "base"},
     "config": {"abi", "base"},
@@ -28,7 +29,7 @@ LAYERS = {
     "sockmap": {"abi", "base"},
     "flow": {"abi", "base", "io", "dns", "sockmap"} | PURE,
     "check": {"base", "config", "dns", "proxy_protocol"},
-    "daemon": {"abi", "base", "keeper", "io", "dns", "sockmap", "flow", "check"} | PURE,
+    "daemon": {"abi", "base", "keeper", "io", "dns", "sockmap", "flow", "check", "crash"} | PURE,
 }
 # Whose headers stand where. A test may look at maps and at JSON with the library's own eyes.
 THIRD_PARTY = [
@@ -320,6 +321,9 @@ EXAMPLES = {
         ("userspace/check/probe.cc", '#include "flow/worker.h"\n', 1),
         ("userspace/flow/dial.cc", '#include "check/checker.h"\n', 1),
         ("userspace/main.cc", '#include "daemon/keeper.h"\n', None),
+        ("userspace/crash/report.cc", '#include "base/log_ring.h"\n#include "bpf/abi.h"\n', None),
+        ("userspace/crash/report.cc", '#include "flow/machine.h"\n', 1),
+        ("userspace/flow/dial.cc", '#include "crash/report.h"\n', 1),
         ("userspace/util/strings.h", "", 1),
         ("bpf/penstock.bpf.c", '#include "abi.h"\n#include <bpf/bpf_helpers.h>\n', None),
         ("bpf/abi.h", '#include "base/endpoint.h"\n', 1),

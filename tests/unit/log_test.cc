@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <regex>
 #include <thread>
+#include <vector>
 
 #include "base/fd.h"
+#include "base/log_ring.h"
 
 namespace penstock {
 namespace {
@@ -130,6 +132,30 @@ TEST(Log, AReaderThatIsGoneCostsTheLine) {
   log::info("for nobody");
   log::stop();
   EXPECT_EQ(log::dropped(), 1u);
+}
+
+TEST(Log, WhatTheProcessBeforeHasLeftInTheRingIsWrittenFirstAndOnce) {
+  std::vector<uint64_t> memory(LogRing::kBytesMin / sizeof(uint64_t));
+  const std::span<std::byte> ring = std::as_writable_bytes(std::span(memory));
+  LogRing(ring).write(static_cast<uint32_t>(log::Level::warn), 1'000'000'000'000'000'000, "left");
+  CapturedStderr captured;
+  log::start(log::Level::info, log::Format::text, ring);
+  log::info("new");
+  log::stop();
+  log::start(log::Level::info, log::Format::text, ring);
+  log::stop();
+  EXPECT_TRUE(std::regex_match(captured.text(),
+                               std::regex(R"(2001-09-09T01:46:40\.000Z warn  left\n\S+ info  new\n)")));
+}
+
+TEST(Log, ARingThatCannotBeReadIsSaidAndBegunAnew) {
+  std::vector<uint64_t> memory(LogRing::kBytesMin / sizeof(uint64_t), 0x1b1b1b1b1b1b1b1b);
+  CapturedStderr captured;
+  log::start(log::Level::info, log::Format::text, std::as_writable_bytes(std::span(memory)));
+  log::info("new");
+  log::stop();
+  EXPECT_TRUE(std::regex_match(captured.text(),
+                               std::regex(R"(\S+ warn  the log of .* unreadable.*\n\S+ info  new\n)")));
 }
 
 TEST(Log, EscapedShowsPrintableAsciiAndNothingElse) {

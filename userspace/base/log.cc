@@ -6,9 +6,8 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spdlog/async_logger.h>
+#include <spdlog/details/log_msg.h>
 #include <spdlog/details/null_mutex.h>
-#include <spdlog/details/thread_pool.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
@@ -18,17 +17,17 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <thread>
+#include <vector>
 
-// Of the two that libstdc++ 12 and later have, the one that GCC 11's has too: EL 9.
-asm(".symver _ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE, "
-    "_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE@GLIBCXX_3.4.11");
+#include "base/log_ring.h"
 
 namespace penstock::log {
 namespace {
 
 using spdlog::memory_buf_t;
 
-constexpr size_t kQueueLines = 8192;                      // some 4 MiB, allocated at start
+constexpr size_t kOwnRingBytes = 4 << 20;                 // some 8192 lines
 constexpr std::chrono::milliseconds kStopPatience{1000};  // with the reader of stderr
 
 std::string_view name_of(spdlog::level::level_enum level) {
@@ -114,48 +113,76 @@ bool write_stderr(std::string_view line, const std::atomic<TimePoint>& deadline)
   return true;
 }
 
-// Only the pool's thread writes, so no lock.
+// Only the ring's thread writes, so no lock.
 class StderrSink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
  public:
+  explicit StderrSink(Format format) { set_formatter(std::make_unique<LineFormatter>(format)); }
   void give_up_at(TimePoint deadline) { deadline_ = deadline; }
-  uint64_t lost() const { return lost_; }
+  bool has_put_out() const { return has_put_out_; }  // the last line
 
  protected:
   void sink_it_(const spdlog::details::log_msg& line) override {
     memory_buf_t out;
     formatter_->format(line, out);
-    if (!write_stderr({out.data(), out.size()}, deadline_)) ++lost_;
+    has_put_out_ = write_stderr({out.data(), out.size()}, deadline_);
   }
   void flush_() override {}
 
  private:
   std::atomic<TimePoint> deadline_ = TimePoint::max();
-  std::atomic<uint64_t> lost_ = 0;
+  bool has_put_out_ = false;
 };
 
-// Between start() and stop() all are set. `logger` only refers to `pool`, whose thread is the one that
-// writes.
-struct Running {
-  std::shared_ptr<spdlog::details::thread_pool> pool;
-  std::shared_ptr<StderrSink> sink;
-  std::shared_ptr<spdlog::async_logger> logger;
-  uint64_t dropped() const { return pool->overrun_counter() + sink->lost(); }
+class Running {
+ public:
+  Running(Format format, std::span<std::byte> shared)
+      : own_(shared.empty() ? kOwnRingBytes / sizeof(uint64_t) : 0),
+        ring_(shared.empty() ? std::as_writable_bytes(std::span(own_)) : shared),
+        sink_(format) {
+    // The daemon's signals must not be delivered to this thread, only those of a crash in it; it inherits the
+    // mask.
+    sigset_t all, before;
+    sigfillset(&all);
+    for (const int s : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGTRAP}) sigdelset(&all, s);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::thread([this] { put_out(); });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  ~Running() { stop(); }
+  void stop() {  // puts out what waits, for kStopPatience
+    if (!thread_.joinable()) return;
+    sink_.give_up_at(Clock::now() + kStopPatience);
+    ring_.end();
+    thread_.join();
+  }
+
+  void write(Level level, std::string_view message) {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    ring_.write(static_cast<uint32_t>(level), std::chrono::nanoseconds(now).count(), message);
+  }
+  const LogRing& ring() const { return ring_; }
+
+ private:
+  void put_out() {
+    for (LogLine line; ring_.wait(line);) {
+      const Level level = static_cast<Level>(std::min(line.level, static_cast<uint32_t>(Level::error)));
+      const spdlog::log_clock::time_point time(
+          std::chrono::duration_cast<spdlog::log_clock::duration>(std::chrono::nanoseconds(line.time_ns)));
+      sink_.log({time, {}, "", spdlog_level(level), {line.bytes, line.size}});
+      ring_.done(line, sink_.has_put_out());
+    }
+  }
+
+  std::vector<uint64_t> own_;
+  LogRing ring_;
+  StderrSink sink_;
+  std::thread thread_;
 };
 
 std::mutex mutex;  // over `running`; never held while anything is written to stderr
-Running running;
+std::unique_ptr<Running> running;
 std::atomic<Level> least_level = Level::info;
-std::atomic<uint64_t> dropped_before_stop = 0;
-
-std::shared_ptr<spdlog::details::thread_pool> start_pool() {
-  // The daemon's signals must not be delivered to this thread; it inherits the mask.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  auto pool = std::make_shared<spdlog::details::thread_pool>(kQueueLines, 1);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return pool;
-}
+uint64_t dropped_before_stop = 0;
 
 void write_now(Level level, std::string_view message) {
   memory_buf_t out;
@@ -165,17 +192,12 @@ void write_now(Level level, std::string_view message) {
 
 }  // namespace
 
-void start(Level level, Format format) {
+void start(Level level, Format format, std::span<std::byte> ring) {
   stop();
-  Running next;
-  next.pool = start_pool();
-  next.sink = std::make_shared<StderrSink>();
-  next.logger = std::make_shared<spdlog::async_logger>("", next.sink, next.pool,
-                                                       spdlog::async_overflow_policy::overrun_oldest);
-  next.logger->set_formatter(std::make_unique<LineFormatter>(format));
-  next.logger->set_level(spdlog::level::trace);
+  auto next = std::make_unique<Running>(format, ring);
+  if (next->ring().found() == LogRing::Found::garbage)
+    next->write(Level::warn, "the log of the process before was unreadable: lines may be lost");
   least_level = level;
-  dropped_before_stop = 0;
   const std::lock_guard lock(mutex);
   running = std::move(next);
 }
@@ -185,26 +207,22 @@ void set_level(Level level) {
 }
 
 void stop() {
-  Running last;
+  std::unique_ptr<Running> last;
   {
     const std::lock_guard lock(mutex);
     std::swap(last, running);
   }
-  if (!last.pool) return;
-  last.sink->give_up_at(Clock::now() + kStopPatience);
-  const uint64_t overrun = last.pool->overrun_counter();
-  last.pool.reset();  // writes what is queued, joins
-  dropped_before_stop = overrun + last.sink->lost();
+  if (!last) return;
+  last->stop();
+  const std::lock_guard lock(mutex);
+  dropped_before_stop = last->ring().dropped();
 }
 
 void write(Level level, std::string_view message) {
   if (!enabled(level)) return;
   {
     const std::lock_guard lock(mutex);
-    if (running.logger) {
-      running.logger->log(spdlog_level(level), spdlog::string_view_t(message.data(), message.size()));
-      return;
-    }
+    if (running) return running->write(level, message);
   }
   write_now(level, message);
 }
@@ -215,7 +233,7 @@ bool enabled(Level level) {
 
 uint64_t dropped() {
   const std::lock_guard lock(mutex);
-  return running.pool ? running.dropped() : dropped_before_stop.load();
+  return running ? running->ring().dropped() : dropped_before_stop;
 }
 
 std::string escaped(std::string_view bytes, size_t max) {
