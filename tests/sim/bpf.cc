@@ -204,8 +204,8 @@ int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts
   static std::map<std::string, bpf_map> maps;
   static std::map<std::string, bpf_program> programs;
   static const std::map<std::string, int> numbers = {
-      {"sources", kSources}, {"targets", kTargets}, {"flows", kFlows}, {"enter", kEnter},
-      {"end_flow", kEndFlow}, {"settle", kSettle}, {"publish", kPublish}, {"trim", kTrim}};
+      {"sources", kSources},  {"targets", kTargets}, {"flows", kFlows},     {"enter", kEnter},
+      {"end_flow", kEndFlow}, {"settle", kSettle},   {"publish", kPublish}, {"trim", kTrim}};
   const auto number = [](const char* name) {
     const auto found = numbers.find(name);
     return found == numbers.end() ? static_cast<int>(kOther) : found->second;
@@ -227,10 +227,10 @@ int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts
       memory(sizeof(penstock_direction) * 2 * kFlowsMax, reinterpret_cast<void**>(&g_maps.directions));
   maps["globals"].fd = memory(sizeof(penstock_globals), reinterpret_cast<void**>(&g_maps.globals));
   maps["totals"].fd = memory(sizeof(penstock_totals), reinterpret_cast<void**>(&g_maps.totals));
-  maps["listeners"].fd = memory(sizeof(penstock_listener) * PENSTOCK_LISTENERS_MAX,
-                                reinterpret_cast<void**>(&g_maps.listeners));
-  maps["upstreams"].fd = memory(sizeof(penstock_upstream) * PENSTOCK_UPSTREAMS_MAX,
-                                reinterpret_cast<void**>(&g_maps.upstreams));
+  maps["listeners"].fd =
+      memory(sizeof(penstock_listener) * PENSTOCK_LISTENERS_MAX, reinterpret_cast<void**>(&g_maps.listeners));
+  maps["upstreams"].fd =
+      memory(sizeof(penstock_upstream) * PENSTOCK_UPSTREAMS_MAX, reinterpret_cast<void**>(&g_maps.upstreams));
   return 0;
 }
 int bpf_object__load_skeleton(bpf_object_skeleton*) {
@@ -326,10 +326,10 @@ int bpf_map_lookup_elem(int fd, const void* key, void* value) {
 int bpf_prog_test_run_opts(int fd, bpf_test_run_opts* o) {
   const Call call("bpf(run)");
   void* context = const_cast<void*>(o->ctx_in);
-  const int result = fd == kEnter    ? sim_enter(context)
+  const int result = fd == kEnter     ? sim_enter(context)
                      : fd == kEndFlow ? sim_end_flow(context)
                      : fd == kSettle  ? sim_settle(context)
-                                     : sim_publish(context);
+                                      : sim_publish(context);
   o->retval = static_cast<uint32_t>(result);
   return 0;
 }

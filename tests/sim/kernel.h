@@ -133,8 +133,8 @@ struct Weather {
   bool told_hangup = true;    // io_uring: poll always reports POLLRDHUP
 };
 
-// A system call of a worker's, from here to the end of its scope. The process may die before it has an effect,
-// or after (io.cc): then nothing of its threads runs any more.
+// A system call of a worker's, from here to the end of its scope. The process may die before it has an
+// effect, or after (io.cc): then nothing of its threads runs any more.
 struct Call {
   explicit Call(const char* name);
   ~Call();

@@ -132,7 +132,8 @@ void Life::take_over() {
   const std::set<int> kept(stock.descriptors.begin(), stock.descriptors.end());
   std::vector<int> orphans;
   for (const int fd : kernel_.descriptors()) {
-    if (kept.contains(fd) || std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end()) continue;
+    if (kept.contains(fd) || std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end())
+      continue;
     const File& f = *kernel_.file(fd);
     if (f.kind == Kind::event) continue;  // of the workers that are made already
     const bool accepted = f.kind == Kind::tcp && f.socket && !f.socket->opened_by_us && f.socket->other;
@@ -143,14 +144,16 @@ void Life::take_over() {
   }
   for (const uint32_t slot : stock.flows) {
     const flow::FlowRecord& r = (*table_)[slot];
-    const auto plan = std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p->id() == r.plan; });
+    const auto plan =
+        std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p->id() == r.plan; });
     shared_->workers[r.thread]->adopt(slot, plan == plans_.end() ? plans_.back() : *plan);
   }
   for (uint32_t i = 0; i < listeners_.size(); i++)
     if (listeners_[i] >= 0 && kernel_.maybe_file(listeners_[i])) add_listener(i);
   if (!accepting_)
     for (auto& w : shared_->workers) w->stop_accepting();
-  for (const int fd : orphans) shared_->workers[0]->adopt_connection(fd, plans_.back()->listener_slot(0), {}, plans_.back());
+  for (const int fd : orphans)
+    shared_->workers[0]->adopt_connection(fd, plans_.back()->listener_slot(0), {}, plans_.back());
   if (stopped_)
     for (auto& w : shared_->workers) w->stop(CloseReason::shutdown);
 }

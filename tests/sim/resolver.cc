@@ -22,7 +22,8 @@ void answer(std::string_view name, Family family, bool srv, bool anew, const Res
   const uint64_t delay = sim::g_life->answer_delay(text);
   if (delay == 0 && !anew) return done(sim::g_life->answer(text, family, srv));
   k.after(1000 + delay, [=, asked_by = sim::g_life->process()] {
-    if (!sim::g_life->stopped() && sim::g_life->process() == asked_by) done(sim::g_life->answer(text, family, srv));
+    if (!sim::g_life->stopped() && sim::g_life->process() == asked_by)
+      done(sim::g_life->answer(text, family, srv));
   });
 }
 

@@ -257,9 +257,8 @@ int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
   auto until = Clock::time_point::max();
   bool may_accept = accept_after <= now;
   if (!may_accept) until = accept_after;
-  polled->assign({{wake.get(), POLLIN, 0},
-                  {outbox->wake.get(), POLLIN, 0},
-                  {may_accept ? listener : -1, POLLIN, 0}});
+  polled->assign(
+      {{wake.get(), POLLIN, 0}, {outbox->wake.get(), POLLIN, 0}, {may_accept ? listener : -1, POLLIN, 0}});
   for (const auto& client : clients) {
     if (client.ticket != 0) {
       polled->push_back({client.socket.get(), 0, 0});  // that it leaves is seen all the same
@@ -275,9 +274,7 @@ int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
 }
 
 void Admin::Impl::accept_new() {
-  auto accept = [&] {
-    return ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  };
+  auto accept = [&] { return ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC); };
   Fd socket(accept());
   if (!socket.valid() && (errno == EMFILE || errno == ENFILE) && spare.valid()) {
     spare.reset();

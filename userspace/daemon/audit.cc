@@ -22,17 +22,6 @@ int option_of(int fd, int level, int option) {
   return getsockopt(fd, level, option, &value, &size) ? -1 : value;
 }
 
-// The directory's own descriptor is among them; whoever dies here leaves it to the next audit.
-std::vector<int> all_descriptors() {
-  std::vector<int> all;
-  DIR* directory = opendir("/proc/self/fd");
-  if (!directory) return all;
-  while (const dirent* entry = readdir(directory))
-    if (const int fd = atoi(entry->d_name); entry->d_name[0] != '.' && fd != dirfd(directory)) all.push_back(fd);
-  closedir(directory);
-  return all;
-}
-
 FoundListener describe(int fd, int family) {
   std::array<char, IFNAMSIZ> device{};
   socklen_t size = device.size();
@@ -43,13 +32,25 @@ FoundListener describe(int fd, int family) {
 
 }  // namespace
 
+std::vector<int> open_descriptors() {
+  std::vector<int> all;
+  DIR* directory = opendir("/proc/self/fd");
+  if (!directory) return all;
+  while (const dirent* entry = readdir(directory))
+    if (const int fd = atoi(entry->d_name); entry->d_name[0] != '.' && fd != dirfd(directory))
+      all.push_back(fd);
+  closedir(directory);
+  return all;
+}
+
 Found audit_descriptors(const std::function<bool(int)>& is_kept) {
   Found found;
   std::vector<int> connected;
-  for (const int fd : all_descriptors()) {
+  for (const int fd : open_descriptors()) {
     if (is_kept(fd)) continue;
     const int family = option_of(fd, SOL_SOCKET, SO_DOMAIN);
-    const bool tcp = (family == AF_INET || family == AF_INET6) && option_of(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
+    const bool tcp =
+        (family == AF_INET || family == AF_INET6) && option_of(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
     if (tcp && option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1) {
       found.listeners.push_back(describe(fd, family));
     } else if (tcp) {
@@ -61,9 +62,8 @@ Found audit_descriptors(const std::function<bool(int)>& is_kept) {
   }
   for (const int fd : connected) {
     const Endpoint local = flow::local_of(fd);
-    const bool ours = std::any_of(found.listeners.begin(), found.listeners.end(), [&](const FoundListener& l) {
-      return l.where.port == local.port;
-    });
+    const bool ours = std::any_of(found.listeners.begin(), found.listeners.end(),
+                                  [&](const FoundListener& l) { return l.where.port == local.port; });
     if (ours) {
       found.accepted.push_back(fd);
     } else {

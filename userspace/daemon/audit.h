@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// daemon/audit.h: the descriptor table after a worker that died. The keeper holds them all; what nobody speaks
-// of was the dead worker's alone (its rings, timers, DNS sockets, pipes on their way) and is closed. Sockets
-// that listen are found by asking the kernel, connections that were accepted and became no flow by the port
-// they came in on.
+// daemon/audit.h: the descriptor table after a worker that died. The keeper holds them all; what nobody
+// speaks of was the dead worker's alone (its rings, timers, DNS sockets, pipes on their way) and is closed.
+// Sockets that listen are found by asking the kernel, connections that were accepted and became no flow by
+// the port they came in on.
 #pragma once
 #include <functional>
 #include <string>
@@ -25,6 +25,9 @@ struct Found {
   std::vector<int> accepted;
   size_t closed = 0;
 };
+
+// Whoever dies in here leaves one more, to the next audit.
+std::vector<int> open_descriptors();
 
 // `is_kept`: not to be touched. REQUIRES: no other thread opens or closes descriptors meanwhile.
 Found audit_descriptors(const std::function<bool(int)>& is_kept);

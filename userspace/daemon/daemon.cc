@@ -6,64 +6,52 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
-#include <sys/sysinfo.h>
 #include <sys/utsname.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <thread>
+#include <map>
 
 #include "base/assert.h"
 #include "base/log.h"
 #include "config/address.h"
 #include "config/config.h"
 #include "daemon/admin.h"
-#include "daemon/caretaker.h"
+#include "daemon/audit.h"
 #include "daemon/checks.h"
 #include "daemon/engine.h"
 #include "daemon/http.h"
+#include "daemon/kept.h"
 #include "daemon/listen.h"
 #include "daemon/metrics.h"
 #include "daemon/privileges.h"
 #include "daemon/reload.h"
 #include "daemon/services.h"
 #include "daemon/status.h"
+#include "flow/adopt.h"
+#include "flow/socket_names.h"
 #include "flow/worker.h"
+#include "keeper/keeper.h"
 
 namespace penstock::daemon {
 namespace {
 
-constexpr uint64_t kRamPerFlow =
-    64 << 10;  // default of bpf.max_flows: a flow's sockets cost about 10 KiB idle
-constexpr uint32_t kFlowsMin = 1024, kFlowsMax = 49152;  // its maps are made whole: 22 MiB of them
-constexpr uint64_t kDescriptorsPerFlow = 6, kDescriptorsBeside = 256;  // two sockets, two pipes
-
-uint64_t ram_bytes() {
-  struct sysinfo info {};
-  sysinfo(&info);
-  return static_cast<uint64_t>(info.totalram) * info.mem_unit;
-}
+constexpr uint64_t kBeatNs = 1'000'000'000;
 
 int fail(const std::string& message) {
   log::error("{}", message);
   return 1;
 }
 
-// Everything a run needs, in the order it is torn down from the bottom up.
+// Everything a worker has of its own, in the order it is torn down from the bottom up.
 struct Parts {
-  std::unique_ptr<sockmap::Sockmap> sockmap;
   std::unique_ptr<dns::Resolver> resolver;
   std::unique_ptr<check::Checker> checker;
   std::unique_ptr<Services> services;
   std::optional<check::Doctor> doctor;
-  std::optional<flow::FlowTable> table;
   std::optional<flow::Clients> clients;
-  penstock_totals own_totals{};  // where there are no maps
-  std::vector<penstock_listener> own_listeners;
-  std::vector<penstock_upstream> own_upstreams;
   std::optional<flow::Names> listener_names, upstream_names;
   flow::Flow* flows = nullptr;
   size_t flows_bytes = 0;
@@ -82,14 +70,7 @@ struct Parts {
 };
 
 void name_counters(Parts& p) {
-  auto& s = p.shared.statistics;
-  if (p.sockmap) {
-    s = {&p.sockmap->totals(), p.sockmap->listeners(), p.sockmap->upstreams()};
-  } else {
-    p.own_listeners.resize(PENSTOCK_LISTENERS_MAX);
-    p.own_upstreams.resize(PENSTOCK_UPSTREAMS_MAX);
-    s = {&p.own_totals, p.own_listeners.data(), p.own_upstreams.data()};
-  }
+  const flow::Statistics& s = p.shared.statistics;
   auto name = [](auto* entries) {
     return [entries](uint32_t slot, std::string_view text) {
       entries[slot] = {};
@@ -100,118 +81,145 @@ void name_counters(Parts& p) {
   p.upstream_names.emplace(PENSTOCK_UPSTREAMS_MAX, name(s.upstreams));
 }
 
-uint64_t memory_limit_bytes(const config::Config& c) {
-  return c.limits.memory_bytes.value_or(ram_bytes() / 4);
-}
-
-Status build(Parts& p, const config::Config& c, Facts& facts) {
+Status build(Parts& p, Kept& kept, Facts& facts) {
   flow::Shared& shared = p.shared;
-  uint64_t ram = ram_bytes();
-  shared.memory_limit_bytes = memory_limit_bytes(c);
-  uint32_t flows_max = c.bpf.max_flows;
-  if (!flows_max)
-    flows_max = static_cast<uint32_t>(std::clamp<uint64_t>(ram / kRamPerFlow, kFlowsMin, kFlowsMax));
-  uint64_t descriptors = raise_descriptor_limit(kDescriptorsPerFlow * flows_max + kDescriptorsBeside);
-  uint64_t served = descriptors > kDescriptorsBeside ? (descriptors - kDescriptorsBeside) / 2 : 1;
-  if (served < flows_max) {
-    if (c.bpf.max_flows)
-      log::warn("{} descriptors serve fewer than max_flows = {} flows (LimitNOFILE=, ulimit -n)", descriptors,
-                flows_max);
-    else
-      flows_max = static_cast<uint32_t>(served);
-  }
-  facts.flows_max = flows_max;
-  unsigned threads = c.daemon.threads ? c.daemon.threads : std::max(1u, std::thread::hardware_concurrency());
-  threads = std::min<unsigned>(threads, PENSTOCK_THREADS_MAX);
-  if (c.listeners.size() > PENSTOCK_LISTENERS_MAX || c.upstreams.size() > PENSTOCK_UPSTREAMS_MAX)
-    return Error{"more than 1024 listeners or upstreams"};
-
-  EngineChoice choice = choose_engine(c.daemon.engine, true);
-  if (c.daemon.engine == config::Engine::sockmap && !choice.splice)
-    return Error{fmt::format("engine = \"sockmap\", but {} (see `penstock probe`)", choice.reason)};
-  sockmap::Options options;
-  options.flows_max = flows_max;
-  options.threads = threads;
-  options.memory_limit_bytes = shared.memory_limit_bytes;
-  options.pin = c.bpf.pin;
-  // For measuring what it is worth (bpf/README.md); no operator needs it.
-  if (const char* pull = getenv("PENSTOCK_PULL")) options.pull = std::string_view(pull) != "off";
-  // With the relay alone the maps serve the operator's eyes; then they may be missing.
-  auto sockmap = sockmap::Sockmap::open(options);
-  if (sockmap) {
-    p.sockmap = std::move(*sockmap);
-    if (!p.sockmap->pin_error().empty()) log::warn("statistics are not pinned: {}", p.sockmap->pin_error());
-  } else if (c.daemon.engine == config::Engine::sockmap) {
-    return Error{fmt::format("engine = \"sockmap\", but {}", sockmap.error().message)};
-  } else {
-    if (choice.splice) choice.reason = sockmap.error().message;
-    choice.splice = false;
-    log::warn("no BPF maps, so no statistics for bpftool: {}", sockmap.error().message);
-  }
-  shared.sockmap = p.sockmap.get();
-  shared.splice = choice.splice;
-  facts.engine = choice.splice ? "sockmap" : "io_uring";
-  facts.engine_reason = choice.reason;
+  shared.sockmap = kept.sockmap.get();
+  shared.splice = kept.engine.splice;
+  shared.statistics = kept.statistics();
   name_counters(p);
-
-  auto table = flow::FlowTable::create(flows_max);
-  if (!table) return table.error();
-  p.table.emplace(std::move(*table));
-  p.flows_bytes = sizeof(flow::Flow) * flows_max;
+  p.flows_bytes = sizeof(flow::Flow) * kept.flows_max;
   void* memory = mmap(nullptr, p.flows_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return Error{"no memory for the flow table"};
   p.flows = static_cast<flow::Flow*>(memory);
-  shared.table = &*p.table;
+  shared.table = &*kept.table;
   shared.flows = p.flows;
-  shared.free_slots.reserve(flows_max);
-  for (uint32_t slot = flows_max; slot-- > 0;) shared.free_slots.push_back(slot);
-  auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, nullptr);
-  if (!plan) return plan.error();
-  shared.set_plan(*plan);
-
-  p.clients.emplace(flows_max, PENSTOCK_LISTENERS_MAX);
+  shared.free_slots.reserve(kept.flows_max);
+  p.clients.emplace(kept.flows_max, PENSTOCK_LISTENERS_MAX);
   shared.clients = &*p.clients;
-
-  for (unsigned t = 0; t < threads; t++) shared.workers.push_back(std::make_unique<flow::Worker>(shared, t));
-  p.listeners.emplace(shared.workers, choice.splice ? p.sockmap.get() : nullptr);
+  for (unsigned t = 0; t < kept.threads; t++)
+    shared.workers.push_back(std::make_unique<flow::Worker>(shared, t));
+  p.listeners.emplace(shared.workers, kept.engine.splice ? kept.sockmap.get() : nullptr);
+  facts.flows_max = kept.flows_max;
+  facts.engine = kept.engine.splice ? "sockmap" : "io_uring";
+  facts.engine_reason = kept.engine.reason;
+  facts.started_ns = kept.started_ns;
+  facts.started_unix_s = kept.started_unix_s;
   facts.listeners = &*p.listeners;
+  return Nothing{};
+}
+
+Status begin(Parts& p, Kept& kept, const config::Config& c, const config::Source& source) {
+  for (uint32_t slot = kept.flows_max; slot-- > 0;) p.shared.free_slots.push_back(slot);
+  p.shared.memory_limit_bytes = memory_limit_bytes(c);
+  auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, nullptr, 1);
+  if (!plan) return plan.error();
+  kept.plans->keep(source, *plan);
+  p.shared.set_plan(*plan);
   const auto failures = p.listeners->apply(*plan);
   if (!failures.empty()) return Error{failures[0]};
   return Nothing{};
 }
 
-// First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
-// one, or an empty house, ends it.
-void wait_for_the_end(Parts& p, Reload& reload, int signals, std::atomic<Readiness>* readiness) {
+// In the place of a worker that died.
+Status take_over(Parts& p, Kept& kept, const Arguments& arguments, const std::vector<Plans::Kept>& running,
+                 const Found& found, const flow::Stock& stock) {
+  const uint64_t begun_ns = io::now_ns();
   flow::Shared& shared = p.shared;
-  std::chrono::milliseconds grace{};
-  uint64_t end_ns = 0;
-  for (bool draining = false;;) {
+  std::map<uint32_t, std::shared_ptr<const flow::Plan>> plans;
+  for (const Plans::Kept& k : running) {
+    config::Parsed parsed = config::load(k.source, arguments.config);
+    if (!parsed.config || parsed.config->listeners.size() != k.listener_slots.size() ||
+        parsed.config->upstreams.size() != k.upstream_slots.size())
+      return Error{fmt::format("configuration {} cannot be read again", k.id)};
+    for (size_t i = 0; i < k.listener_slots.size(); i++)
+      p.listener_names->restore(parsed.config->listeners[i].name, k.listener_slots[i]);
+    for (size_t i = 0; i < k.upstream_slots.size(); i++)
+      p.upstream_names->restore(parsed.config->upstreams[i].name, k.upstream_slots[i]);
+    const flow::Plan* before = plans.empty() ? nullptr : plans.rbegin()->second.get();
+    auto plan = flow::Plan::make(*parsed.config, *p.listener_names, *p.upstream_names, before, k.id);
+    if (!plan) return plan.error();
+    kept.plans->keep(k.source, *plan);
+    plans[k.id] = *plan;
+  }
+  const std::shared_ptr<const flow::Plan> newest = plans.rbegin()->second;
+  shared.set_plan(newest);
+  shared.memory_limit_bytes = memory_limit_bytes(newest->config());
+  log::set_level(newest->config().daemon.log_level);
+  p.listeners->adopt(found.listeners);
+  for (const uint32_t slot : stock.flows) {
+    const flow::FlowRecord& r = (*kept.table)[slot];
+    const auto plan = plans.find(r.plan);
+    shared.workers[r.thread]->adopt(slot, plan == plans.end() ? newest : plan->second);
+  }
+  for (const std::string& sentence : p.listeners->apply(newest))
+    log::warn("{}; tried again every second", sentence);
+  size_t next = 0;
+  for (const int fd : found.accepted) {
+    Endpoint bound;
+    const auto listener = p.listeners->listener_of(flow::local_of(fd), &bound);
+    if (listener)
+      shared.workers[next++ % shared.workers.size()]->adopt_connection(fd, *listener, bound, newest);
+    else
+      close(fd);
+  }
+  log::info("taken over: {} flows, {} connections, {} listening sockets; {} descriptors closed; {:.1f} ms",
+            stock.flows.size(), found.accepted.size(), found.listeners.size(), found.closed,
+            static_cast<double>(io::now_ns() - begun_ns) / 1e6);
+  return Nothing{};
+}
+
+// First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
+// one, or an empty house, ends it. Of a worker that died meanwhile the grace goes on.
+void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state, int signals,
+                      std::atomic<Readiness>* readiness) {
+  flow::Shared& shared = p.shared;
+  const int orphaned = keeper::hear_of_keepers_end(state);
+  bool draining = false, alone = false;
+  std::atomic<uint64_t>& end_ns = kept.memory->end_ns;
+  const auto drain = [&] {
+    reload.refuse("the daemon is ending");
+    const auto grace = shared.plan()->config().daemon.shutdown_grace;
+    if (end_ns == 0) end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(grace).count());
+    draining = true;
+    *readiness = Readiness::draining;
+    log::info("draining: {} flows have {:.1f} s", flow::read(shared.statistics.totals->active),
+              static_cast<double>(end_ns - std::min<uint64_t>(end_ns, io::now_ns())) / 1e9);
+    p.listeners->stop();
+    for (auto& w : shared.workers) w->stop_accepting();
+  };
+  for (uint64_t beat_ns = 0;;) {
+    if (state.ends_wanted > 1) break;
+    if (!draining && state.ends_wanted > 0) drain();
     int timeout_ms = p.services->turn();
+    if (io::now_ns() >= beat_ns) {
+      keeper::beat(state);
+      beat_ns = io::now_ns() + kBeatNs;
+    }
+    const int until_beat_ms = static_cast<int>((beat_ns - std::min(beat_ns, io::now_ns())) / 1'000'000) + 1;
+    if (timeout_ms < 0 || timeout_ms > until_beat_ms) timeout_ms = until_beat_ms;
     if (draining) {
       if (flow::read(shared.statistics.totals->active) == 0 || io::now_ns() >= end_ns) break;
       timeout_ms = 20;
     }
-    pollfd polled[] = {{signals, POLLIN, 0}, {p.services->wake_fd(), POLLIN, 0}};
-    if (poll(polled, std::size(polled), timeout_ms) <= 0 || !polled[0].revents) continue;
+    pollfd polled[] = {
+        {signals, POLLIN, 0}, {p.services->wake_fd(), POLLIN, 0}, {alone ? -1 : orphaned, POLLIN, 0}};
+    if (poll(polled, std::size(polled), timeout_ms) <= 0) continue;
+    if (polled[2].revents) {
+      alone = true;
+      log::error("the keeper has ended: nobody would start another worker; ending");
+      if (!draining) drain();
+    }
+    if (!polled[0].revents) continue;
     signalfd_siginfo info{};
     if (read(signals, &info, sizeof info) != sizeof info) continue;
     if (info.ssi_signo == SIGHUP) {
       reload.run();
       continue;
     }
-    if (draining) break;
-    reload.refuse("the daemon is ending");
-    grace = shared.plan()->config().daemon.shutdown_grace;
-    end_ns = io::now_ns() + static_cast<uint64_t>(std::chrono::nanoseconds(grace).count());
-    draining = true;
-    *readiness = Readiness::draining;
-    log::info("draining: {} flows have {:.1f} s", flow::read(shared.statistics.totals->active),
-              static_cast<double>(grace.count()) / 1000);
-    sd_notify(0, "STOPPING=1");
-    p.listeners->stop();
-    for (auto& w : shared.workers) w->stop_accepting();
+    if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) continue;
+    if (draining && (state.ends_wanted > 1 || state.ends_wanted == 0 || alone)) break;
+    if (!draining) drain();
   }
   if (uint64_t left = flow::read(shared.statistics.totals->active))
     log::warn("{} flows are reset: {}", left,
@@ -219,12 +227,15 @@ void wait_for_the_end(Parts& p, Reload& reload, int signals, std::atomic<Readine
 }
 
 // What a reload changes, or an error, and nothing has changed.
-Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
-  auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, p.shared.plan().get());
+Result<std::vector<std::string>> apply(Parts& p, Kept& kept, const config::Config& c,
+                                       const config::Source& source) {
+  const auto before = p.shared.plan();
+  auto plan = flow::Plan::make(c, *p.listener_names, *p.upstream_names, before.get(), before->id() + 1);
   if (!plan) return plan.error();
+  kept.plans->keep(source, *plan);
   p.shared.memory_limit_bytes = memory_limit_bytes(c);
-  if (p.sockmap)
-    std::atomic_ref(p.sockmap->globals().memory_limit_bytes)
+  if (p.shared.sockmap)
+    std::atomic_ref(p.shared.sockmap->globals().memory_limit_bytes)
         .store(p.shared.memory_limit_bytes, std::memory_order_relaxed);
   log::set_level(c.daemon.log_level);
   p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
@@ -236,41 +247,68 @@ Result<std::vector<std::string>> apply(Parts& p, const config::Config& c) {
   return waiting;
 }
 
-int run(const Arguments& arguments, const config::Config& config, int signals) {
-  Caretaker caretaker;  // ends last
+// A worker, from its first instruction to its exit code.
+int work(const Arguments& arguments, const config::Config& started_with, const config::Source& source,
+         Kept& kept, keeper::State& state) {
+  Fd signals;  // blocked, in every thread made from here on
   Parts p;
   Facts facts;
-  facts.started_ns = io::now_ns();
-  facts.started_unix_s =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const bool is_first = state.ever_ready == 0;
+  Found found;
+  flow::Stock stock;
+  std::vector<Plans::Kept> running;
+  config::Config config = started_with;
+  if (auto built = build(p, kept, facts); !built) return fail(built.error().message);
+  if (!is_first) {
+    stock = flow::take_stock(p.shared, kept.threads);
+    std::sort(stock.descriptors.begin(), stock.descriptors.end());
+    std::vector<int> own;  // made since
+    for (const auto& w : p.shared.workers) own.push_back(w->inbox_fd());
+    found = audit_descriptors([&](int fd) {
+      return kept.is_kept(fd) || keeper::is_keepers(state, fd) ||
+             std::find(own.begin(), own.end(), fd) != own.end() ||
+             std::binary_search(stock.descriptors.begin(), stock.descriptors.end(), fd);
+    });
+    running = kept.plans->all();
+    if (!running.empty())
+      if (auto parsed = config::load(running.back().source, arguments.config); parsed.config)
+        config = *parsed.config;
+  }
+  log::start(config.daemon.log_level, config.daemon.log_format, kept.memory->log_ring);
+  if (!is_first)
+    log::warn("worker {} died ({}); this is the {}. worker", state.last_crash_pid.load(),
+              state.last_crash_signal ? fmt::format("signal {}", state.last_crash_signal.load())
+                                      : fmt::format("exit code {}", state.last_crash_exit_code.load()),
+              state.starts.load());
+  sigset_t mask;
+  sigemptyset(&mask);
+  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&mask, s);
+  signals.reset(signalfd(-1, &mask, SFD_CLOEXEC));
+  if (!signals.valid()) return fail("no descriptor for signals");
   utsname kernel{};
   uname(&kernel);
   facts.kernel = kernel.release;
-  // First of all, so that a second daemon is told about the first one and not about its ports.
   std::atomic<Readiness> readiness{Readiness::starting};
-  auto admin = Admin::start(config.admin.socket, [&](const Json& request, const Admin::Reply& reply) {
+  auto admin = Admin::start(*kept.admin, [&](const Json& request, const Admin::Reply& reply) {
     if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
     if (request.value("command", "") == "doctor") return examine(*p.doctor, *p.shared.plan(), request, reply);
     reply(answer(p.shared, facts, request));
   });
   if (!admin) return fail(admin.error().message);
-  std::unique_ptr<Admin> admin_socket = std::move(*admin);
+  std::unique_ptr<Admin> admin_thread = std::move(*admin);
   std::unique_ptr<Http> http;
-  if (!config.admin.http.empty())
+  if (!started_with.admin.http.empty())
     http = std::make_unique<Http>(
-        *config::parse_bind(config.admin.http),  // the configuration has been checked
+        *config::parse_bind(started_with.admin.http),  // the configuration has been checked
         [&](const std::string& path) { return page(path, readiness, p.shared, facts); });
   facts.http = http.get();
-  facts.http_address = config.admin.http;
-  if (auto built = build(p, config, facts); !built) return fail(built.error().message);
-  if (!config.daemon.user.empty()) {
-    auto s = caretaker.start([&, daemon = getpid()] {
-      if (p.sockmap) p.sockmap->remove_for(daemon);
-      admin_socket->remove_socket();
-    });
-    if (!s) return fail(s.error().message);
-  }
-  if (auto s = become(config.daemon.user, config.daemon.group); !s) return fail(s.error().message);
+  facts.http_address = started_with.admin.http;
+  if (auto s = is_first || running.empty() ? begin(p, kept, config, source)
+                                           : take_over(p, kept, arguments, running, found, stock);
+      !s)
+    return fail(s.error().message);
+  if (auto s = become(started_with.daemon.user, started_with.daemon.group); !s)
+    return fail(s.error().message);
   const config::Dns& d = config.dns;
   auto resolver = dns::Resolver::start({d.servers, d.ttl_min, d.ttl_max, d.stale});
   if (!resolver) return fail(resolver.error().message);
@@ -306,16 +344,19 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
     log::warn("io_uring is refused, epoll takes its place: {}", refusal);
     if (!p.shared.splice) facts.engine_reason += "; everything is relayed, with epoll";
   }
-  Reload reload(arguments, config, [&](const config::Config& c) { return apply(p, c); });
+  Reload reload(arguments, started_with, p.shared.plan()->id() - 1,
+                [&](const config::Config& c, const config::Source& s) { return apply(p, kept, c, s); });
+  reload.before = [&] { keeper::say_reloading(state); };
+  reload.after = [&] { keeper::say_ready(state); };
   facts.reload = &reload;
   check_servers_of(*p.shared.plan(), *p.checker);
   readiness = Readiness::ready;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
-  sd_notify(0, "READY=1");
+  keeper::say_ready(state);
 
-  wait_for_the_end(p, reload, signals, &readiness);
-  admin_socket.reset();  // it asks workers, which must run
+  wait_for_the_end(p, kept, reload, state, signals.get(), &readiness);
+  admin_thread.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();
   http.reset();  // it looks at all that goes now
@@ -330,23 +371,23 @@ int run(const Arguments& arguments, const config::Config& config, int signals) {
 }  // namespace
 
 int serve(const Arguments& arguments) {
-  config::Parsed parsed = config::load(arguments.config, arguments.env_file);
+  config::Source source;
+  config::Parsed parsed = config::load(arguments.config, arguments.env_file, &source);
   for (const auto& d : parsed.diagnostics) fprintf(stderr, "%s\n", d.text.c_str());
   if (!parsed.config) return 2;
-
-  // Signals come through a descriptor; blocked here, they are blocked in every thread made from here on.
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
-
-  log::start(parsed.config->daemon.log_level, parsed.config->daemon.log_format);
-  int code =
-      signal_fd.valid() ? run(arguments, *parsed.config, signal_fd.get()) : fail("no descriptor for signals");
-  log::stop();
-  return code;
+  Kept kept;
+  if (auto made = make_kept(*parsed.config, &kept); !made) {
+    remove_kept(kept);
+    return fail(made.error().message);
+  }
+  return keeper::keep(
+      [&](keeper::State& state) {
+        const int code = work(arguments, *parsed.config, source, kept, state);
+        log::stop();
+        return code;
+      },
+      [&](const keeper::State&) { remove_kept(kept); });
 }
 
 }  // namespace penstock::daemon

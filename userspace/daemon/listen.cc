@@ -208,7 +208,8 @@ void Listeners::adopt(const std::vector<FoundListener>& found) {
   // A worker that died while it opened them has not come to the last; one that died while it moved them
   // has more.
   for (auto& [key, open] : found_)
-    for (; open.fds.size() != workers_.size() && !open.fds.empty(); open.fds.pop_back()) close(open.fds.back());
+    for (; open.fds.size() != workers_.size() && !open.fds.empty(); open.fds.pop_back())
+      close(open.fds.back());
 }
 
 bool Listeners::take_found(const Key& key, Wanted* w) {

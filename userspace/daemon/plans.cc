@@ -52,7 +52,8 @@ void Plans::keep(const config::Source& source, const std::shared_ptr<const flow:
   Entry* place = nullptr;
   for (size_t i = 0; i < kPlansMax; i++) {
     Entry* e = entry(i);
-    const auto used = std::find_if(used_.begin(), used_.end(), [&](const auto& u) { return u.first == e->id; });
+    const auto used =
+        std::find_if(used_.begin(), used_.end(), [&](const auto& u) { return u.first == e->id; });
     const bool over = used != used_.end() && used->second.expired();
     if (over) {
       used_.erase(used);
@@ -89,12 +90,16 @@ std::vector<Plans::Kept> Plans::all() const {
     const uint32_t id = e->id.load(std::memory_order_acquire);
     if (id == 0 || sizeof(Entry) + e->bytes() > kPlanBytesMax) continue;
     const char* text = reinterpret_cast<const char*>(e->text());
-    Kept k{.id = id, .source = {{text, e->toml_bytes}, {text + e->toml_bytes, e->env_bytes}}, .listener_slots = {}, .upstream_slots = {}};
+    Kept k{.id = id,
+           .source = {{text, e->toml_bytes}, {text + e->toml_bytes, e->env_bytes}},
+           .listener_slots = {},
+           .upstream_slots = {}};
     k.listener_slots.resize(e->listeners);
     k.upstream_slots.resize(e->upstreams);
     const char* slots = text + e->toml_bytes + e->env_bytes;
     if (e->listeners) memcpy(k.listener_slots.data(), slots, 4 * size_t{e->listeners});
-    if (e->upstreams) memcpy(k.upstream_slots.data(), slots + 4 * size_t{e->listeners}, 4 * size_t{e->upstreams});
+    if (e->upstreams)
+      memcpy(k.upstream_slots.data(), slots + 4 * size_t{e->listeners}, 4 * size_t{e->upstreams});
     all.push_back(std::move(k));
   }
   std::sort(all.begin(), all.end(), [](const Kept& a, const Kept& b) { return a.id < b.id; });

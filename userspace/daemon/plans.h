@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // daemon/plans.h: the configurations that flows came in under, in memory that outlives the worker: its text,
-// and which entry of the statistics each name has. The next worker makes the same plans of them. One writer; a
-// text that was not written whole is not there. tests/unit/plans_test.cc.
+// and which entry of the statistics each name has. The next worker makes the same plans of them. One writer;
+// a text that was not written whole is not there. tests/unit/plans_test.cc.
 #pragma once
 #include <cstdint>
 #include <memory>

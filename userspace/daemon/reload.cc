@@ -2,12 +2,9 @@
 #include "daemon/reload.h"
 
 #include <fmt/format.h>
-#include <systemd/sd-daemon.h>
-
 #include <chrono>
 
 #include "base/log.h"
-#include "io/io.h"
 
 namespace penstock::daemon {
 namespace {
@@ -48,10 +45,9 @@ Reload::Reload(Arguments arguments, config::Config started_with, uint64_t reload
 
 Json Reload::run() {
   std::lock_guard one(running_);
-  // systemd wants the time at which it began (sd_notify(3)).
-  sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", static_cast<unsigned long long>(io::now_ns() / 1000));
+  if (before) before();
   Json answer = read_and_apply();
-  sd_notify(0, "READY=1");
+  if (after) after();
   std::lock_guard lock(mutex_);
   if (!answer["reloaded"].get<bool>()) {
     error_ = answer["reason"].get<std::string>();

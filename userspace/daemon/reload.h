@@ -30,7 +30,8 @@ class Reload {
   // {"reloaded": true, "warnings": […], "waiting": […], "pending": […]}, or {"reloaded": false, "reason": …,
   // "diagnostics": […]}. Logged in either case. Thread-safe: one after the other.
   Json run();
-  void refuse(std::string why);  // from now on
+  std::function<void()> before, after;  // of each
+  void refuse(std::string why);         // from now on
   // For status and metrics: the file, its generation (1: of the start) and when it was read, how often since
   // the start, when and why the last attempt failed, how many did, which keys wait for a restart.
   Json state() const;

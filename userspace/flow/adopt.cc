@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/adopt.cc: goes on with the flows of a worker process that died, at any instruction. What the record says
-// was written before the step it describes; whether the step was taken the kernel says:
+// flow/adopt.cc: goes on with the flows of a worker process that died, at any instruction. What the record
+// says was written before the step it describes; whether the step was taken the kernel says:
 //   a header discarded      received - unread
 //   a header sent           written(upstream)
 //   relayed                 out: written(target) - header - spliced; what is in the pipe: FIONREAD
@@ -151,7 +151,8 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   r.thread = index_;
   const bool closing = r.phase == Phase::closing;
   for (DirectionRecord& dr : r.direction)
-    if (const uint64_t bytes = in_pipe(dr); closing && bytes) dr.relayed_in_bytes = dr.relayed_out_bytes + bytes;
+    if (const uint64_t bytes = in_pipe(dr); closing && bytes)
+      dr.relayed_in_bytes = dr.relayed_out_bytes + bytes;
   if (closing ? !f.plan->find_listener(r.listener) || r.reason >= kCloseReasons : !is_sound(f)) {
     log::error("flow cookie={}: its record, phase {}, cannot be understood", r.cookie[kClient],
                static_cast<uint32_t>(r.phase.load()));
@@ -242,7 +243,9 @@ void Worker::adopt_search(Flow& f) {
 // Without a lane in the record nothing was opened: all of it again.
 void Worker::adopt_handoff(Flow& f) {
   FlowRecord& r = *f.record;
-  const auto untouched = [](const DirectionRecord& dr) { return dr.lane == Lane::none || dr.lane == Lane::held; };
+  const auto untouched = [](const DirectionRecord& dr) {
+    return dr.lane == Lane::none || dr.lane == Lane::held;
+  };
   if (untouched(r.direction[kUp]) && untouched(r.direction[kDown])) {
     for (DirectionRecord& dr : r.direction) dr.lane = Lane::none;
     r.joined = 0;
@@ -260,12 +263,13 @@ void Worker::adopt_handoff(Flow& f) {
 void Worker::adopt_open(Flow& f) {
   FlowRecord& r = *f.record;
   const bool shut = lane(f, kUp) == Lane::shut || lane(f, kDown) == Lane::shut;
-  set_open_deadline(f, now_ns_ + timeout_ns(f, shut ? &config::Timeouts::half_closed : &config::Timeouts::idle));
+  set_open_deadline(f,
+                    now_ns_ + timeout_ns(f, shut ? &config::Timeouts::half_closed : &config::Timeouts::idle));
   // A RST whose error the dead worker was told.
   for (Side s : {kClient, kUpstream}) {
     SocketAccount account;
-    if (is_shut(f) || lane(f, static_cast<Direction>(s ^ 1)) == Lane::shut || !read_received(r.fd[s], &account) ||
-        account.state != TCP_CLOSE)
+    if (is_shut(f) || lane(f, static_cast<Direction>(s ^ 1)) == Lane::shut ||
+        !read_received(r.fd[s], &account) || account.state != TCP_CLOSE)
       continue;
     int error = 0;
     socklen_t size = sizeof error;
@@ -317,7 +321,8 @@ void Worker::adopt_open(Flow& f) {
 bool Worker::adopt_relay(Flow& f, Direction d) {
   const FlowRecord& r = *f.record;
   DirectionRecord& dr = f.record->direction[d];
-  const uint64_t piped = in_pipe(dr), spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
+  const uint64_t piped = in_pipe(dr),
+                 spliced = r.known ? shared_.sockmap->direction(socket_index(f, d)).redirected : 0;
   SocketAccount target;
   if (!read_account(r.fd[d ^ 1], d == kUp, &target)) return false;
   const uint64_t before = dr.header_bytes + spliced + dr.relayed_out_bytes;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// flow/socket_names.h: which socket a descriptor is, who is at its ends. Nothing is known of what is no socket:
-// an empty endpoint, cookie 0.
+// flow/socket_names.h: which socket a descriptor is, who is at its ends. Nothing is known of what is no
+// socket: an empty endpoint, cookie 0.
 #pragma once
 #include <sys/socket.h>
 
