@@ -21,7 +21,7 @@ from stage import PATIENCE_S, Failed, Netns, Stage, wait_for
 KEEPS_ALL = (RELOAD,)  # events at which penstock loses no flow and no newcomer
 QUIET_S, NEAR_S, LATER_S = 1.5, 2, 10  # newcomers before the event, at it; then it is looked what is left
 EDGE_PORTS, SERVER_PORTS = (2525, 2526, 2527), (3525, 3526, 3527)  # for flows and newcomers; nobody comes to the third
-SERVED_MIN = 10  # else their delays say nothing
+SERVED_MIN = 50  # else their delays say nothing
 STATISTICS = {"p50": 0.5, "p99": 0.99, "max": 1}
 NEVER = math.inf
 
