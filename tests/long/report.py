@@ -3,6 +3,8 @@
 import os
 import time
 
+import markdown
+
 
 class Report:
     def __init__(self, proof):
@@ -16,6 +18,9 @@ class Report:
 
     def figure(self, name, text):
         print(f"     {self.proof}: {name}: {text}", flush=True)
+
+    def table(self, rows):
+        print(f"\n{markdown.table(rows)}\n", flush=True)
 
     def claim(self, holds, name, text):
         self.claims += 1

@@ -1,84 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is compared: each starts in the edge's namespace with the same number of threads and stays for the whole network."""
-import re
-import shutil
-import subprocess
-
+import proxies
 from daemon import Daemon
-from loads import SNI
 from machine import family
-from stage import Unfit, run, wait_for
+from proxies import of_path
+from stage import Unfit, wait_for
 
 FIRST_PORT = 8000
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-HAPROXY = """\
-global
-  nbthread {threads}
-  maxconn {flows}
-  maxpipes 256
-{more}defaults
-  mode tcp
-  option splice-auto
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-frontend streams
-  bind {edge}:{0}
-  default_backend streams-servers
-frontend shorts
-  bind {edge}:{1}
-  default_backend shorts-servers
-frontend sni
-  bind {edge}:{2}
-  tcp-request inspect-delay 5s
-  tcp-request content accept if {{ req.ssl_hello_type 1 }}
-  use_backend proxied-servers if {{ req.ssl_sni -m end .{domain} }}
-backend streams-servers
-  server server {server}:{to[0]}
-backend shorts-servers
-  server server {server}:{to[1]}
-backend proxied-servers
-  server server {server}:{to[2]} send-proxy-v2
-"""
-NGINX = """\
-{module}worker_processes {threads};
-worker_rlimit_nofile {files};
-daemon off;
-pid {directory}/nginx.pid;
-error_log stderr;
-events {{ worker_connections {files}; }}
-stream {{
-  proxy_timeout 1h;
-  map $ssl_preread_server_name $routed {{ hostnames; *.{domain} {server}:{to[2]}; }}
-  server {{ listen {edge}:{0}; proxy_pass {server}:{to[0]}; }}
-  server {{ listen {edge}:{1}; proxy_pass {server}:{to[1]}; }}
-  server {{ listen {edge}:{2}; ssl_preread on; proxy_pass $routed; proxy_protocol on; }}
-}}
-"""
-PENSTOCK = """\
-[upstream.streams]
-servers = ["{server}:{to[0]}"]
-[upstream.shorts]
-servers = ["{server}:{to[1]}"]
-[upstream.proxied]
-servers = ["{server}:{to[2]}"]
-proxy_protocol = "v2"
-[[listener]]
-name = "streams"
-bind = ["{edge}:{0}"]
-upstream = "streams"
-[[listener]]
-name = "shorts"
-bind = ["{edge}:{1}"]
-upstream = "shorts"
-[[listener]]
-name = "sni"
-bind = ["{edge}:{2}"]
-upstream = "shorts"
-  [[listener.route]]
-  sni = ["*.{domain}"]
-  upstream = "proxied"
-"""
 
 
 class Mode:
@@ -100,7 +28,7 @@ class Mode:
 class Penstock(Mode):
     def __init__(self, name, bench, **how):
         ports = bench.ports()
-        self.daemon = Daemon(bench.stage, bench.network.edge, PENSTOCK.format(*ports, **bench.words()), name=name,
+        self.daemon = Daemon(bench.stage, bench.network.edge, proxies.PENSTOCK.format(*ports, **bench.words()), name=name,
                              threads=bench.threads, max_flows=bench.flows_max, **how)
         environment = "".join(f"# environment: {k}={v}\n" for k, v in how.get("environment", {}).items())
         super().__init__(name, bench.network.edge_address, ports,
@@ -127,24 +55,15 @@ class Rival(Mode):
 
 
 def haproxy(name, bench, program, more=""):
-    ports = bench.ports()
-    configuration = HAPROXY.format(*ports, more=more, flows=bench.flows_max, **bench.words())
-    file = bench.stage.directory / f"{name}.cfg"
-    file.write_text(configuration)
-    version = run(program, "-v").split(" - ")[0].splitlines()[0]
+    ports, file = bench.ports(), bench.stage.directory / f"{name}.cfg"
+    version, configuration = proxies.haproxy(program, file, ports, bench.words(), more)
     return Rival(name, bench, program, version, configuration, ports, "-db", "-f", file)
 
 
 def nginx(name, bench, program):
-    ports = bench.ports()
-    module = "/usr/lib/nginx/modules/ngx_stream_module.so"
-    built = subprocess.run([program, "-V"], stderr=subprocess.PIPE, text=True, check=True).stderr
-    loads_module = re.search(r"--with-stream(?![=_a-z])(?!=dynamic)", built) is None
-    configuration = NGINX.format(*ports, module=f"load_module {module};\n" if loads_module else "",
-                                 files=bench.files_max, directory=bench.stage.directory, **bench.words())
-    file = bench.stage.directory / f"{name}.conf"
-    file.write_text(configuration)
-    return Rival(name, bench, program, built.splitlines()[0], configuration, ports, "-c", file)
+    ports, file = bench.ports(), bench.stage.directory / f"{name}.conf"
+    version, configuration = proxies.nginx(program, file, ports, bench.words())
+    return Rival(name, bench, program, version, configuration, ports, "-c", file)
 
 
 class Relay(Mode):
@@ -159,13 +78,6 @@ class Relay(Mode):
                                     *words)
         super().__init__(name, bench.network.edge_address, ports, "penstock-bench-relay", f"# {method}", process)
         wait_for(f"{name} to listen", lambda: "ready" in self.process.log())
-
-
-def of_path(program):
-    found = shutil.which(program, path=PATH)
-    if not found:
-        raise Unfit(f"needs {program} (tools/install-deps test)")
-    return found
 
 
 PIPES = "  tune.pipesize 1048576\n"

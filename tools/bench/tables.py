@@ -2,6 +2,7 @@
 """Medians, ratios and what is printed of them."""
 import statistics
 
+import markdown
 from loads import ADDED_PER_GB, ADDED_PER_REQUEST, CPU_PER_GB, CPU_PER_REQUEST
 
 
@@ -42,10 +43,7 @@ def table(load, values, rivals, lanes):
             ratio = f" ({one[metric] / best:.2f}x)" if best and best > 0 and name != "direct" else ""
             cells.append(f"{one[metric]:.{metric.digits}f}{ratio}")
         rows.append([*cells, lane_text(lanes.get(name, {}))])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return markdown.table(rows)
 
 
 def lane_text(lanes):
