@@ -203,7 +203,7 @@ TEST_F(SockmapTest, TargetThatIsNotThereBreaksTheFlowLoudly) {
   EXPECT_EQ(came[0].kind, PENSTOCK_EVENT_BROKEN);
   EXPECT_EQ(direction(flow.up()).broken, PENSTOCK_BROKEN_TARGET_GONE);
   EXPECT_EQ(flow.redirected(flow.up()), 0u);
-  sockmap_->leave(0, cookies, false);
+  sockmap_->leave(0, cookies);
 }
 
 TEST_F(SockmapTest, ASlotCanBeTakenAgain) {

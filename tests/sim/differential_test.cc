@@ -34,7 +34,7 @@ class Player {
   explicit Player(Sockmap& map) : map_(map), flow_(map, 0) {}
   ~Player() {
     const uint64_t cookies[2] = {flow_.cookie(0), flow_.cookie(1)};
-    if (taken_) map_.leave(0, cookies, false);
+    if (taken_) map_.leave(0, cookies);
   }
 
   int play(const std::string& act) {

@@ -35,7 +35,7 @@ class Script {
   }
   ~Script() {
     const uint64_t cookies[2] = {ours_[0]->cookie, ours_[1]->cookie};
-    if (taken_) map_.leave(0, cookies, false);
+    if (taken_) map_.leave(0, cookies);
   }
 
   // The next act, chosen among those that make sense now. Empty: the script is over.

@@ -250,10 +250,19 @@ Result<std::vector<std::string>> apply(Parts& p, Kept& kept, const config::Confi
 // A worker, from its first instruction to its exit code.
 int work(const Arguments& arguments, const config::Config& started_with, const config::Source& source,
          Kept& kept, keeper::State& state) {
-  Fd signals;  // blocked, in every thread made from here on
-  Parts p;
-  Facts facts;
   const bool is_first = state.ever_ready == 0;
+  // A worker that cannot go on with what another left leaves it to the next one, as if it had died: closed by
+  // nobody.
+  struct Own {
+    std::unique_ptr<Parts> parts = std::make_unique<Parts>();
+    bool closes;
+    ~Own() {
+      if (!closes) (void)parts.release();
+    }
+  } own{.closes = is_first};
+  Fd signals;  // blocked, in every thread made from here on
+  Parts& p = *own.parts;
+  Facts facts;
   Found found;
   flow::Stock stock;
   std::vector<Plans::Kept> running;
@@ -262,11 +271,11 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   if (!is_first) {
     stock = flow::take_stock(p.shared, kept.threads);
     std::sort(stock.descriptors.begin(), stock.descriptors.end());
-    std::vector<int> own;  // made since
-    for (const auto& w : p.shared.workers) own.push_back(w->inbox_fd());
+    std::vector<int> made;  // since
+    for (const auto& w : p.shared.workers) made.push_back(w->inbox_fd());
     found = audit_descriptors([&](int fd) {
       return kept.is_kept(fd) || keeper::is_keepers(state, fd) ||
-             std::find(own.begin(), own.end(), fd) != own.end() ||
+             std::find(made.begin(), made.end(), fd) != made.end() ||
              std::binary_search(stock.descriptors.begin(), stock.descriptors.end(), fd);
     });
     running = kept.plans->all();
@@ -359,6 +368,7 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   admin_thread.reset();  // it asks workers, which must run
   for (auto& w : p.shared.workers) w->stop(flow::CloseReason::shutdown);
   for (auto& w : p.shared.workers) w->join();
+  own.closes = true;
   http.reset();  // it looks at all that goes now
   uint64_t closed = 0;
   for (size_t i = 0; i < flow::kCloseReasons; i++)

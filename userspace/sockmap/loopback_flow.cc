@@ -100,7 +100,7 @@ LoopbackFlow::LoopbackFlow(Sockmap& sockmap, uint32_t slot, const FlowShape& sha
 }
 
 LoopbackFlow::~LoopbackFlow() {
-  if (taken_) sockmap_.leave(slot_, cookies_, false);
+  if (taken_) sockmap_.leave(slot_, cookies_);
   for (Fd* fd : {&ours_[0], &ours_[1], &client_, &server_}) reset_and_close(*fd);
 }
 

@@ -390,6 +390,17 @@ bool Sockmap::end(penstock_end* e) {
   return e->counted;
 }
 
+void Sockmap::leave(uint32_t slot, const uint64_t cookies[2]) {
+  penstock_end e{};
+  e.cookie[0] = cookies[0];
+  e.cookie[1] = cookies[1];
+  e.slot = slot;
+  e.generation = direction(2 * slot).ended;
+  e.upstream = UINT32_MAX;
+  e.spliced = 1;
+  end(&e);
+}
+
 void Sockmap::settle(uint32_t slot) {
   if (!std::atomic_ref(direction(2 * slot).charged).load() &&
       !std::atomic_ref(direction(2 * slot + 1).charged).load())

@@ -74,6 +74,8 @@ class Sockmap {
   // what was spliced. All of it or nothing, also when this process dies meanwhile. Before the descriptors are
   // closed. False: that end was counted before.
   bool end(penstock_end* e);
+  // Of a flow that was never counted: a self-test's. Its cookies and charges only.
+  void leave(uint32_t slot, const uint64_t cookies[2]);
   // After the descriptors are closed: what a program that was already running has charged meanwhile.
   void settle(uint32_t slot);
 
