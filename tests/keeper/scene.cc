@@ -72,6 +72,12 @@ struct Relay {
 };
 constexpr Relay kRelays[] = {{kPipeIn, kPipeOut}, {kBetweenOut, kTcpOut}, {kTcpIn, kBetweenIn}};
 
+// A sanitizer would make an exit code of it.
+void die_of(int signal) {
+  ::signal(signal, SIG_DFL);
+  raise(signal);
+}
+
 std::string next_command() {
   std::string line;
   for (char c; read(kCommands, &c, 1) == 1 && c != '\n';) line += c;
@@ -87,7 +93,7 @@ class SceneWorker {
     dprintf(STDOUT_FILENO, "worker %llu ends_wanted %u\n", start, state_.ends_wanted.load());
     if (start == 1) dprintf(STDOUT_FILENO, "allocations before %d\n", allocations->count.exchange(0) > 0);
     if (how.starts_with("exit")) return atoi(how.c_str() + 4);
-    if (how.starts_with("signal")) raise(atoi(how.c_str() + 6));
+    if (how.starts_with("signal")) die_of(atoi(how.c_str() + 6));
     if (how == "hang")
       for (;;) pause();
     for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2})
@@ -156,7 +162,7 @@ class SceneWorker {
     if (verb == "forges") forges_ = true;
     if (verb == "stubborn") stubborn_ = true;
     if (verb == "exit") end(std::stoi(what));
-    if (verb == "signal") raise(std::stoi(what));
+    if (verb == "signal") die_of(std::stoi(what));
     if (verb == "close") close(state_.descriptors[static_cast<size_t>(std::stoi(what))]);
     if (verb == "upgrade") dprintf(STDOUT_FILENO, "asked %d\n", ask_upgrade(state_, what, patience_ms));
     if (verb == "allocations")
@@ -195,7 +201,7 @@ int main(int argc, char** argv) {
   const uint32_t layout = as == "unknown_layout" ? kLayout + 2 : kLayout + SCENE_VERSION - 1;
   if (argc > 2 && !strcmp(argv[1], "--trial")) {
     if (as == "trial_exits") return 1;
-    if (as == "trial_crashes") raise(SIGSEGV);
+    if (as == "trial_crashes") die_of(SIGSEGV);
     if (as == "trial_hangs")
       for (;;) pause();
     return as == "unknown_layout" || map_state(atoi(argv[2]), layout) ? 0 : 1;

@@ -22,6 +22,7 @@ namespace {
 
 using std::to_string;
 
+constexpr milliseconds kQuiesce{PENSTOCK_SLOWNESS * 2000};
 constexpr milliseconds kHangs{PENSTOCK_SLOWNESS * 500};
 
 // A directory of programs that differ by what they are called.
@@ -136,7 +137,7 @@ class Upgrade : public testing::Test {
   Upgrade() {
     Ends in = new_pipe(), out = new_pipe(), between = new_pipe();
     Ends from = new_connection(), to = new_connection();
-    kept_.emplace("ready", std::vector<std::string>{"steady=0", "quiesce=200"},
+    kept_.emplace("ready", std::vector<std::string>{"steady=0", "quiesce=" + to_string(kQuiesce.count())},
                   std::map<std::string, std::string>{},
                   std::map<int, int>{{kPipeIn, in.first.get()},
                                      {kPipeOut, out.second.get()},

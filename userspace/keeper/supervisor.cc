@@ -189,7 +189,7 @@ void Supervisor::read_signals() {
     want_end(signal);
   } else if (signal == SIGUSR2) {
     upgrade_due_ = true;
-    look_for_upgrade();
+    listen_to_worker();  // it may have become ready just before
   } else {
     if (signal == SIGHUP) reload_due_ = true;
     send(worker_, signal);
