@@ -121,7 +121,6 @@ TEST_P(HalfClose, FinWhileTheReaderStalls) {
 // A socket that nobody holds is given up by the kernel sooner than one that somebody does: the flow lasts as
 // long as there are bytes on their way, though both FINs are passed on.
 TEST_P(HalfClose, BehindBothFinsTheReaderStillHasItsTime) {
-  std::ofstream("/proc/sys/net/ipv4/tcp_orphan_retries") << 1;
   start();
   const TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <unordered_map>
@@ -240,7 +241,12 @@ int bpf_object__attach_skeleton(bpf_object_skeleton*) {
   return 0;
 }
 void bpf_object__detach_skeleton(bpf_object_skeleton*) {}
-void bpf_object__destroy_skeleton(bpf_object_skeleton*) {}
+void bpf_object__destroy_skeleton(bpf_object_skeleton* s) {
+  if (!s) return;
+  free(s->maps);
+  free(s->progs);
+  free(s);
+}
 bpf_map* bpf_object__find_map_by_name(const bpf_object*, const char*) {
   return nullptr;
 }

@@ -1,12 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""count.py [--strict] [--refused] [--reports DIR] [--again AGAIN] RESULTS: one line from ctest's JUnit file:
-"N passed, N failed[, N skipped][, N unsteady]".
+"""count.py [--strict] [--refused] [--reports DIR] RESULTS: one line from ctest's JUnit file: "N passed, N failed[, N skipped]".
 
 A GoogleTest program that is one ctest test counts by its cases. --strict: skipped tests count as failed.
 --refused: the self-test refused this kernel, one more failure. --reports: of sanitizers, a failure each, whatever the
-test in which it came said. --again: the JUnit file of those that failed, run again alone; what passes there is unsteady.
-Exit 1 when any failed.
+test in which it came said. Exit 1 when any failed.
 """
 import argparse
 import pathlib
@@ -22,25 +20,17 @@ def cases(output, word):
     return int(found.group(1)) if found else 0
 
 
-def tests_of(results):
-    return xml.etree.ElementTree.parse(results).getroot().iter("testcase")
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--strict", action="store_true")
     parser.add_argument("--refused", action="store_true")
     parser.add_argument("--reports", type=pathlib.Path)
-    parser.add_argument("--again", type=pathlib.Path)
     parser.add_argument("results")
     arguments = parser.parse_args()
-    passed, failed, skipped, unsteady = 0, int(arguments.refused), 0, 0
-    steadied = set()
-    if arguments.again and arguments.again.exists():
-        steadied = {test.get("name") for test in tests_of(arguments.again) if test.get("status") == "run"}
+    passed, failed, skipped = 0, int(arguments.refused), 0
     if arguments.refused:
         print("FAILED: the self-test refused this kernel (penstockd --probe, above)")
-    for test in tests_of(arguments.results):
+    for test in xml.etree.ElementTree.parse(arguments.results).getroot().iter("testcase"):
         output = test.findtext("system-out") or ""
         is_skipped = test.find("skipped") is not None
         if is_skipped:
@@ -49,9 +39,6 @@ def main():
         elif test.get("status") == "run":
             passed += max(1, cases(output, "PASSED"))
             skipped += cases(output, "SKIPPED")
-        elif test.get("name") in steadied:
-            print(f"unsteady, failed beside another and passed alone: {test.get('name')}")
-            unsteady += 1
         else:
             print(f"FAILED: {test.get('name')}")
             failed += max(1, cases(output, "FAILED"))
@@ -61,8 +48,7 @@ def main():
         failed += 1
     if arguments.strict:
         failed, skipped = failed + skipped, 0
-    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "") +
-          (f", {unsteady} unsteady" if unsteady else ""), flush=True)
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
     return 1 if failed else 0
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where clients, proxies and server stand: on one loopback, or in three namespaces joined by veth."""
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 from stage import Netns
 
@@ -21,6 +24,17 @@ class Network:
     server: Netns
     edge_address: str
     server_address: str
+
+
+def allowed(tcp):
+    """`tcp` as this host lets a namespace have it: which congestion controls may be chosen there is a sysctl of the host's."""
+    key, host = "tcp_congestion_control", pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    tried = subprocess.run(["unshare", "--net", "sysctl", "-q", "-w", f"net.ipv4.{key}={tcp[key]}"], capture_output=True, check=False)
+    if tried.returncode == 0:
+        return tcp
+    kept = host.read_text().strip()
+    print(f"bench: {tcp[key]} is not in net.ipv4.tcp_allowed_congestion_control: {kept} it is", file=sys.stderr)
+    return tcp | {key: kept}
 
 
 def make(name, tcp):

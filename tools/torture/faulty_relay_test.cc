@@ -264,10 +264,11 @@ class PlantedDefect : public testing::TestWithParam<Planted> {};
 TEST_P(PlantedDefect, IsNamed) {
   const auto [defect, failure] = GetParam();
   const bool of_log = defect >= Defect::log_reason;
-  EXPECT_GT(torment(defect, of_log ? 50 : 300, of_log ? Mix::pingpong : Mix::brief)
-                .by_kind[static_cast<size_t>(failure)],
-            0u)
-      << name_of(failure);
+  uint64_t named = 0;
+  for (int round = 0; round < 5 && named == 0; round++)  // which of few lives show it is timing
+    named = torment(defect, of_log ? 50 : 300, of_log ? Mix::pingpong : Mix::brief)
+                .by_kind[static_cast<size_t>(failure)];
+  EXPECT_GT(named, 0u) << name_of(failure);
 }
 
 INSTANTIATE_TEST_SUITE_P(

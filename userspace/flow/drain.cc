@@ -141,15 +141,19 @@ void Worker::check_delivered(Flow& f) {
   begin_close(f, f.is_lost ? f.loss : CloseReason::completed);
 }
 
-// To the peer of side `s`, or it is gone: then `loss` says why, if it was owed anything but a FIN.
+// To the peer of side `s`, or it is gone: then `loss` says why, if it was owed anything but a FIN. But for a
+// FIN on its way all is acknowledged: asked for in this order, or it might be the bytes before it that are on
+// their way, while a closed window holds the FIN back.
 bool Worker::is_delivered(Flow& f, Side s) {
   const int fd = f.record->fd[s];
-  SocketAccount account;  // first: the last ACK closes the socket, and then nothing is queued
-  if (!read_received(fd, &account)) return true;
   int queued = 0;
+  SocketAccount account;
   ioctl(fd, SIOCOUTQ, &queued);
-  if (queued == 0 || (queued == 1 && (account.in_flight || account.state == TCP_CLOSE))) return true;
-  if (account.state != TCP_CLOSE) return false;
+  if (queued == 0 || !read_received(fd, &account)) return true;
+  const bool closed = account.state == TCP_CLOSE;
+  if (closed) ioctl(fd, SIOCOUTQ, &queued);  // the last ACK may have closed it
+  if (queued == 0 || (queued == 1 && (account.in_flight || closed))) return true;
+  if (!closed) return false;
   if (!std::exchange(f.is_lost, true)) {
     int error = 0;
     socklen_t size = sizeof error;
