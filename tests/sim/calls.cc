@@ -228,6 +228,7 @@ REAL(int, getsockopt, int, int, int, void*, socklen_t*);
 int __wrap_getsockopt(int fd, int level, int name, void* value, socklen_t* size) {
   if (!simulated(fd)) return __real_getsockopt(fd, level, name, value, size);
   const Call call("getsockopt");
+  if (name == SO_COOKIE && !g_kernel->maybe_file(fd)) return failed(EBADF);  // of a record: is it there?
   Socket* s = socket_of(fd);
   if (level == IPPROTO_TCP && name == TCP_INFO)
     return fill_tcp_info(s->state, s->received, s->acked, s->in_flight(), value, size);
@@ -390,6 +391,10 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
   va_end(arguments);
   if (!simulated(fd)) return __real_ioctl(fd, request, out);
   const Call call("ioctl");
+  if (const auto& pipe = g_kernel->file(fd)->pipe; pipe && request == FIONREAD) {
+    *out = static_cast<int>(pipe->size);
+    return 0;
+  }
   const Socket* s = socket_of(fd);
   if (request == SIOCOUTQ)
     *out = s->state == TCP_SYN_SENT ? 0 : static_cast<int>(s->queued());

@@ -122,7 +122,7 @@ class SimIo : public io::Io {
 
   int index_ = 0;
   bool begun_ = false;
-  uint64_t until_ns_ = UINT64_MAX;
+  uint64_t until_ns_ = 0;
   std::vector<Operation> operations_;
   std::vector<io::Completion> ready_;
   std::vector<std::pair<io::Token, int>>

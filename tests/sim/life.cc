@@ -72,6 +72,7 @@ void Life::set_up() {
   for (uint32_t slot = shape_.flows_max; slot-- > 0;) shared_->free_slots.push_back(slot);
   plans_.push_back(make_plan(1));
   shared_->set_plan(plans_.back());
+  make_workers();
   listeners_.resize(shape_.config.listeners.size(), -1);
   for (uint32_t i = 0; i < listeners_.size(); i++) open_listener(i);
 }
@@ -100,7 +101,11 @@ void Life::share() {
   const auto nobody = [](uint32_t, std::string_view) {};
   listener_names_ = std::make_unique<flow::Names>(8, nobody);
   upstream_names_ = std::make_unique<flow::Names>(8, nobody);
-  for (uint32_t i = 0; i < shape_.threads; i++) s.workers.push_back(std::make_unique<flow::Worker>(s, i));
+}
+
+void Life::make_workers() {
+  for (uint32_t i = 0; i < shape_.threads; i++)
+    shared_->workers.push_back(std::make_unique<flow::Worker>(*shared_, i));
 }
 
 // The process has died. Another goes on with what is left: descriptors, records, maps. What was its memory is
@@ -135,13 +140,13 @@ void Life::take_over() {
     if (kept.contains(fd) || std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end())
       continue;
     const File& f = *kernel_.file(fd);
-    if (f.kind == Kind::event) continue;  // of the workers that are made already
     const bool accepted = f.kind == Kind::tcp && f.socket && !f.socket->opened_by_us && f.socket->other;
     if (accepted)
       orphans.push_back(fd);
     else
       close(fd);
   }
+  make_workers();
   for (const uint32_t slot : stock.flows) {
     const flow::FlowRecord& r = (*table_)[slot];
     const auto plan =
@@ -275,6 +280,8 @@ void Life::begin_server(Socket* socket, const Talk& talk) {
 
 void Life::do_command(const Command& command) {
   if (stopped_) return;
+  if (shared_->workers.empty())  // the operator tries again
+    return kernel_.after(kMillisecond, [this, &command] { do_command(command); });
   flow::Worker& w = *shared_->workers[kernel_.random.below(shape_.threads)];
   kernel_.trace(fmt::format("command {}", static_cast<int>(command.what)));
   switch (command.what) {

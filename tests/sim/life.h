@@ -56,6 +56,7 @@ class Life {
 
   void set_up();
   void share();
+  void make_workers();
   void take_over();
   std::shared_ptr<const flow::Plan> make_plan(uint32_t id);
   void open_listener(uint32_t index);

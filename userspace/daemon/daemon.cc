@@ -97,16 +97,20 @@ Status build(Parts& p, Kept& kept, Facts& facts) {
   shared.free_slots.reserve(kept.flows_max);
   p.clients.emplace(kept.flows_max, PENSTOCK_LISTENERS_MAX);
   shared.clients = &*p.clients;
-  for (unsigned t = 0; t < kept.threads; t++)
-    shared.workers.push_back(std::make_unique<flow::Worker>(shared, t));
-  p.listeners.emplace(shared.workers, kept.engine.splice ? kept.sockmap.get() : nullptr);
   facts.flows_max = kept.flows_max;
   facts.engine = kept.engine.splice ? "sockmap" : "io_uring";
   facts.engine_reason = kept.engine.reason;
   facts.started_ns = kept.started_ns;
   facts.started_unix_s = kept.started_unix_s;
-  facts.listeners = &*p.listeners;
   return Nothing{};
+}
+
+// They have descriptors of their own: after the audit.
+void make_workers(Parts& p, Kept& kept, Facts& facts) {
+  for (unsigned t = 0; t < kept.threads; t++)
+    p.shared.workers.push_back(std::make_unique<flow::Worker>(p.shared, t));
+  p.listeners.emplace(p.shared.workers, kept.engine.splice ? kept.sockmap.get() : nullptr);
+  facts.listeners = &*p.listeners;
 }
 
 Status begin(Parts& p, Kept& kept, const config::Config& c, const config::Source& source) {
@@ -271,11 +275,8 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   if (!is_first) {
     stock = flow::take_stock(p.shared, kept.threads);
     std::sort(stock.descriptors.begin(), stock.descriptors.end());
-    std::vector<int> made;  // since
-    for (const auto& w : p.shared.workers) made.push_back(w->inbox_fd());
     found = audit_descriptors([&](int fd) {
       return kept.is_kept(fd) || keeper::is_keepers(state, fd) ||
-             std::find(made.begin(), made.end(), fd) != made.end() ||
              std::binary_search(stock.descriptors.begin(), stock.descriptors.end(), fd);
     });
     running = kept.plans->all();
@@ -283,6 +284,7 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
       if (auto parsed = config::load(running.back().source, arguments.config); parsed.config)
         config = *parsed.config;
   }
+  make_workers(p, kept, facts);
   log::start(config.daemon.log_level, config.daemon.log_format, kept.memory->log_ring);
   if (!is_first)
     log::warn("worker {} died ({}); this is the {}. worker", state.last_crash_pid.load(),

@@ -82,8 +82,8 @@ Stock take_stock(Shared& shared, uint32_t threads) {
       pipe_bytes += dr.pipe_capacity_bytes;
     }
     stock.flows.push_back(slot);
-    if (r.listener >= PENSTOCK_LISTENERS_MAX || (shared.sockmap && shared.sockmap->ended(slot, r.generation)))
-      continue;
+    const bool ended = shared.sockmap ? shared.sockmap->ended(slot, r.generation) : r.ended != 0;
+    if (ended || r.listener >= PENSTOCK_LISTENERS_MAX) continue;
     active++;
     of_listener[r.listener]++;
     if (r.upstream_counted && r.upstream < PENSTOCK_UPSTREAMS_MAX) of_upstream[r.upstream]++;

@@ -81,11 +81,12 @@ void Worker::release(Flow& f) {
   shared_.free_slots.push_back(f.slot);
 }
 
-// Once, however many workers die of it meanwhile; without maps there is nobody who could promise that.
+// Once, however many workers die of it meanwhile. Without maps the record says so first: one that dies between
+// the two leaves an end that is not counted.
 // Returns what was spliced, read once: a verdict that is still running may add to it, and log and totals are
 // to agree.
 std::array<uint64_t, 2> Worker::count_end(const Flow& f, CloseReason reason) {
-  const FlowRecord& r = *f.record;
+  FlowRecord& r = *f.record;
   const uint64_t relayed = r.direction[kUp].relayed_out_bytes + r.direction[kDown].relayed_out_bytes;
   const uint32_t upstream = r.upstream_counted ? r.upstream : UINT32_MAX;
   if (shared_.sockmap) {
@@ -103,6 +104,7 @@ std::array<uint64_t, 2> Worker::count_end(const Flow& f, CloseReason reason) {
     shared_.sockmap->end(&e);
     return {e.spliced_bytes[kUp], e.spliced_bytes[kDown]};
   }
+  if (std::exchange(r.ended, 1)) return {};
   if (upstream != UINT32_MAX) uncount(shared_.statistics.upstreams[upstream].active);
   Update update(shared_.statistics);
   count(shared_.statistics.totals->relayed_bytes, relayed);

@@ -82,6 +82,7 @@ struct FlowRecord {
   uint32_t local = 0;             // `proxy` says that the connection is its own
   uint32_t unproven = 0;          // a stranger where proxies are trusted: its first bytes are yet to be seen
   uint32_t plan = 0;              // Plan::id() of the configuration it came in under
+  uint32_t ended = 0;             // its end is counted, where there are no maps
   uint32_t logged = 0;            // its line is in the log
   uint32_t crashes = 0;           // of workers that had it in hand
   uint64_t server = 0;            // Server::id() of the one chosen; 0: none yet

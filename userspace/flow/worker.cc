@@ -196,10 +196,10 @@ Flow* Worker::find(uint32_t slot, uint32_t generation) {
 // ---- the loop ----
 
 void Worker::run() {
-  adopt_all();
   io_->poll_each(inbox_event_.get(), POLLIN, make_token(Op::inbox, 0, 0));
   if (shared_.sockmap)
     io_->poll_each(shared_.sockmap->event_fd(index_), POLLIN, make_token(Op::events, 0, 0));
+  adopt_all();
   auto on_completion = [this](const io::Completion& c) { dispatch(c); };
 
   while (!over()) {

@@ -178,7 +178,6 @@ class Worker {
   bool order_lane_here(Flow& f, Direction d, Lane to);
   FlowView view(Flow& f);
   ListenerView listener_view(uint32_t listener) const;
-  int inbox_fd() const { return inbox_event_.get(); }  // its own from the beginning
   // Its Io's, known once start() is back.
   const std::string& io_description() const { return io_description_; }
   const std::string& io_refusal() const { return io_refusal_; }
