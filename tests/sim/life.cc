@@ -40,7 +40,9 @@ sockmap::Sockmap& the_sockmap() {
 void Summary::add(const Summary& other) {
   for (const auto& [reason, n] : other.closed) closed[reason] += n;
   for (const auto& [why, n] : other.lane_changes) lane_changes[why] += n;
+  for (const auto& [phase, n] : other.adopted) adopted[phase] += n;
   flows += other.flows;
+  deaths += other.deaths;
   spliced_bytes += other.spliced_bytes;
   relayed_bytes += other.relayed_bytes;
 }
@@ -147,8 +149,10 @@ void Life::take_over() {
       close(fd);
   }
   make_workers();
+  summary_.deaths++;
   for (const uint32_t slot : stock.flows) {
     const flow::FlowRecord& r = (*table_)[slot];
+    summary_.adopted[r.phase]++;
     const auto plan =
         std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p->id() == r.plan; });
     shared_->workers[r.thread]->adopt(slot, plan == plans_.end() ? plans_.back() : *plan);

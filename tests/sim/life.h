@@ -19,7 +19,8 @@ namespace penstock::sim {
 struct Summary {
   std::map<flow::CloseReason, uint64_t> closed;
   std::map<flow::LaneChange, uint64_t> lane_changes;
-  uint64_t flows = 0, spliced_bytes = 0, relayed_bytes = 0;
+  std::map<flow::Phase, uint64_t> adopted;  // by another process, after a death
+  uint64_t flows = 0, spliced_bytes = 0, relayed_bytes = 0, deaths = 0;
   void add(const Summary& other);
 };
 

@@ -22,6 +22,10 @@ void on_abort(int) {
   _exit(1);
 }
 
+void print_adopted(const Summary& s) {
+  for (const auto& [phase, n] : s.adopted) fmt::print("  adopted: {} {}\n", flow::text(phase), n);
+}
+
 uint64_t seed_of(uint64_t seed, uint64_t life) {
   Random r(seed ^ (life * 0xd1342543de82ef95));
   return r.next();
@@ -38,27 +42,31 @@ Summary one_life(uint64_t seed, uint64_t number, bool trace) {
 }
 
 struct Failing {
-  uint64_t nth = UINT64_MAX;  // operation, from 0; none
-  uint32_t variant = 0;       // of its errors
+  uint64_t nth = UINT64_MAX;   // operation, from 0; none
+  uint32_t variant = 0;        // of its errors
+  uint64_t dies = UINT64_MAX;  // at this moment: the begin or end of a system call, from 0
 };
 struct Played {
-  uint64_t fallible;
+  uint64_t fallible, moments;
   uint32_t errors;  // of the one that failed
+  Summary summary;
 };
 
 Played play(const Scenario& scenario, uint64_t seed, const Failing& failing, bool trace) {
   Kernel kernel(seed);
-  kernel.title = fmt::format("penstock-sim --seed {} --scenario {} --nth {} --variant {}", seed,
-                             scenario.name, static_cast<int64_t>(failing.nth), failing.variant);
+  kernel.title =
+      fmt::format("penstock-sim --seed {} --scenario {} --nth {} --variant {} --dies {}", seed, scenario.name,
+                  static_cast<int64_t>(failing.nth), failing.variant, static_cast<int64_t>(failing.dies));
   kernel.tracing = trace;
   kernel.fail_nth = failing.nth;
   kernel.fail_variant = failing.variant;
+  kernel.die_nth = failing.dies;
   Shape shape = calm_shape();
   scenario.change(&shape);
   kernel.weather = shape.weather;
   Life life(kernel, shape);
-  life.live();
-  return {kernel.fallible, kernel.failed_errors};
+  Summary summary = life.live();
+  return {kernel.fallible, kernel.moments, kernel.failed_errors, std::move(summary)};
 }
 
 // Every operation of every scenario, with every error it may have.
@@ -81,13 +89,30 @@ void fail_each(uint64_t seed) {
   fmt::print("{} scenarios, {} lives\n", scenarios().size(), all);
 }
 
+// The process dies before and after each system call of every scenario.
+void die_everywhere(uint64_t seed) {
+  Summary all;
+  uint64_t lives = 0;
+  for (const Scenario& s : scenarios()) {
+    const uint64_t moments = play(s, seed, {}, false).moments;
+    for (uint64_t n = 0; n < moments; n++)
+      all.add(play(s, seed, {.nth = UINT64_MAX, .variant = 0, .dies = n}, false).summary);
+    fmt::print("{:24} died at each of {} moments\n", s.name, moments);
+    fflush(stdout);
+    lives += moments;
+  }
+  fmt::print("{} scenarios, {} lives, {} deaths\n", scenarios().size(), lives, all.deaths);
+  print_adopted(all);
+}
+
 int usage() {
   fputs(
       "penstock-sim [--seed N] [--lives N]             random lives\n"
       "penstock-sim [--seed N] --life N                one of them, with a trace\n"
       "penstock-sim [--seed N] --scenario each         every operation of every scenario fails once\n"
+      "penstock-sim [--seed N] --scenario deaths       the process dies before and after every system call\n"
       "penstock-sim [--seed N] --scripts N             for differential_test\n"
-      "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]]   one of them, with a trace\n",
+      "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]] [--dies N]   one of them, with a trace\n",
       stderr);
   return 2;
 }
@@ -112,6 +137,8 @@ int run(int argc, char** argv) {
       scripts = strtoull(value, nullptr, 10);
     else if (option == "--nth")
       failing.nth = strtoull(value, nullptr, 10);
+    else if (option == "--dies")
+      failing.dies = strtoull(value, nullptr, 10);
     else if (option == "--variant")
       failing.variant = static_cast<uint32_t>(strtoul(value, nullptr, 10));
     else
@@ -124,6 +151,10 @@ int run(int argc, char** argv) {
   }
   if (scenario == "each") {
     fail_each(seed);
+    return 0;
+  }
+  if (scenario == "deaths") {
+    die_everywhere(seed);
     return 0;
   }
   if (!scenario.empty()) {
@@ -141,10 +172,11 @@ int run(int argc, char** argv) {
   } else {
     for (uint64_t n = 0; n < lives; n++) all.add(one_life(seed, n, false));
   }
-  fmt::print("seed {}: {} lives, {} flows, {} bytes spliced, {} relayed\n", seed, lives, all.flows,
-             all.spliced_bytes, all.relayed_bytes);
+  fmt::print("seed {}: {} lives, {} flows, {} bytes spliced, {} relayed, {} deaths\n", seed, lives, all.flows,
+             all.spliced_bytes, all.relayed_bytes, all.deaths);
   for (const auto& [reason, n] : all.closed) fmt::print("  {} {}\n", flow::text(reason), n);
   for (const auto& [why, n] : all.lane_changes) fmt::print("  lane: {} {}\n", flow::text(why), n);
+  print_adopted(all);
   return 0;
 }
 

@@ -122,21 +122,25 @@ void Worker::adopt_connection(int fd, uint32_t listener, const Endpoint& bound,
   give({fd, listener, bound, std::move(plan)});
 }
 
-// Says what can be so. What says more was torn, or is not ours.
-bool Worker::is_sound(const Flow& f) const {
+// What the record says that cannot be so: it was torn, or is not ours. Null: nothing.
+const char* Worker::unsound(const Flow& f) const {
   const FlowRecord& r = *f.record;
   const bool routed = r.upstream != UINT32_MAX;
-  if (r.phase > Phase::closing || r.fd[kClient] < 0 || !f.plan->find_listener(r.listener)) return false;
-  if (routed && !f.plan->find_upstream(r.upstream)) return false;
-  if (r.tlvs_size > r.tlvs_bytes.size()) return false;
+  if (r.phase > Phase::closing) return "a phase that is none";
+  if (!f.plan->find_listener(r.listener)) return "a listener that is none";
+  if (r.phase == Phase::closing) return r.reason < kCloseReasons ? nullptr : "a reason that is none";
+  if (r.fd[kClient] < 0) return "no client";
+  if (routed && !f.plan->find_upstream(r.upstream)) return "an upstream that is none";
+  if (r.tlvs_size > r.tlvs_bytes.size()) return "TLVs longer than their place";
+  if (r.known && !shared_.sockmap) return "the sockmap, and there is none";
   for (const DirectionRecord& dr : r.direction) {
-    if (dr.lane > Lane::shut || dr.relayed_in_bytes < dr.relayed_out_bytes) return false;
-    const bool awaits_first_bytes = r.unproven && &dr == &r.direction[kUp];
-    if ((dr.lane == Lane::splice || (dr.lane == Lane::held && !awaits_first_bytes)) && !r.known) return false;
+    if (dr.lane > Lane::shut) return "a lane that is none";
+    if (dr.relayed_in_bytes < dr.relayed_out_bytes) return "more out of the pipe than went in";
+    if (dr.lane == Lane::splice && !r.known) return "the splice, and the programs do not know it";
   }
-  if (r.known && !shared_.sockmap) return false;
   const bool dialed = r.phase == Phase::priming || r.phase == Phase::handing_off || r.phase == Phase::open;
-  return !dialed || (routed && r.fd[kUpstream] >= 0);
+  if (dialed && (!routed || r.fd[kUpstream] < 0)) return "no server, and it was dialled";
+  return nullptr;
 }
 
 void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) {
@@ -153,9 +157,9 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   for (DirectionRecord& dr : r.direction)
     if (const uint64_t bytes = in_pipe(dr); closing && bytes)
       dr.relayed_in_bytes = dr.relayed_out_bytes + bytes;
-  if (closing ? !f.plan->find_listener(r.listener) || r.reason >= kCloseReasons : !is_sound(f)) {
-    log::error("flow cookie={}: its record, phase {}, cannot be understood", r.cookie[kClient],
-               static_cast<uint32_t>(r.phase.load()));
+  if (const char* what = unsound(f)) {
+    log::error("flow cookie={}: its record, phase {}, says what cannot be: {}", r.cookie[kClient],
+               static_cast<uint32_t>(r.phase.load()), what);
     r.listener = f.plan->listener_slot(0);
     r.upstream = UINT32_MAX;
     r.upstream_counted = r.tlvs_size = 0;
@@ -301,7 +305,10 @@ void Worker::adopt_open(Flow& f) {
         if (r.direction[d].fin_received) check_drain(f, d);
         break;
       case Lane::held:
-        check_held(f, d);
+        if (!r.known && !(d == kUp && r.unproven))  // its first bytes have just been seen (first_bytes.cc)
+          enter_relay(f, d, LaneChange::engine);
+        else
+          check_held(f, d);
         break;
       case Lane::relay:
         enqueue(f);

@@ -312,7 +312,7 @@ class Worker {
   // adopt.cc
   void adopt_all();
   void adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan);
-  bool is_sound(const Flow& f) const;
+  const char* unsound(const Flow& f) const;
   void adopt_proxy_header(Flow& f, uint64_t until_ns);
   void adopt_search(Flow& f);
   void adopt_handoff(Flow& f);
