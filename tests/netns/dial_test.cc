@@ -308,7 +308,7 @@ TEST_P(Dial, ManyAddressesThatRefuse) {
 TEST_P(Dial, DescriptorsThatRunOutAmidADial) {
   const Dnsmasq dns(kDnsPort, {"--host-record=mx.test,198.51.100.1", "--host-record=mx.test,198.51.100.2"});
   start_mail("servers = [\"mx.test:3525\"]\nconnect = \"1s\"\nretries = 0");
-  const pid_t daemon = daemon_->process().pid();
+  const pid_t daemon = daemon_->worker();
   const auto began = Clock::now();
   const TcpStream client = connect();
   ASSERT_TRUE(wait_until([&] { return attempts() == 1; }));
@@ -336,7 +336,7 @@ TEST_P(Dial, AnAnswerThatComesTooLate) {
   ASSERT_TRUE(wait_until([&] { return daemon_->flows().at(0).at("age_ms") >= 1600; }));  // asked again
   std::optional<TcpStream> at_server;
   {
-    const WorkersStopped stopped(daemon_->process().pid());
+    const WorkersStopped stopped(daemon_->worker());
     far_.ip("addr add 10.9.0.2/24 dev far0");
     netns_.ip("neigh replace 10.9.0.2 lladdr " + kFarMac + " dev edge0 nud permanent");
     at_server = server.accept();

@@ -167,7 +167,7 @@ TEST_P(Fault, AServerIsNotDownForWantOfADescriptor) {
   ASSERT_TRUE(is_up_for_a_strict_check());
   const TcpStream client = connect();
   EXPECT_EQ(client.recv_line(), "mailbox -");
-  const pid_t daemon = daemon_->process().pid();
+  const pid_t daemon = daemon_->worker();
   rlimit before{};
   ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, nullptr, &before), 0);
   const rlimit none_left{16, before.rlim_max};

@@ -105,10 +105,11 @@ TEST_P(Listen, ADeviceReplacedWhileNobodyLooks) {
   Netns::join(netns_, "wan0", {"192.0.2.1/24"}, first, "far", {"192.0.2.2/24"});
   start_listeners(listener("wan", "\":2525\"", "interface = \"wan0\""));
   EXPECT_TRUE(becomes("wan", "listening"));
-  daemon_->process().signal(SIGSTOP);
+  const pid_t worker = daemon_->worker();
+  ASSERT_EQ(::kill(worker, SIGSTOP), 0);
   netns_.ip("link del wan0");
   Netns::join(netns_, "wan0", {"192.0.2.1/24"}, second, "far", {"192.0.2.2/24"});
-  daemon_->process().signal(SIGCONT);
+  ASSERT_EQ(::kill(worker, SIGCONT), 0);
   EXPECT_TRUE(becomes("wan", "listening"));
   const Netns::Inside there(second);
   EXPECT_EQ(greeting(at("192.0.2.1", 2525)), "mailbox -");

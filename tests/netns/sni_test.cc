@@ -179,7 +179,7 @@ TEST_P(Sni, WaitingCostsNoProcessorTime) {
   }
   ASSERT_TRUE(daemon_->wait_active(20));
   const auto used_ticks = [&] {
-    std::ifstream file("/proc/" + std::to_string(daemon_->process().pid()) + "/stat");
+    std::ifstream file("/proc/" + std::to_string(daemon_->worker()) + "/stat");
     std::string word;
     long user = 0, system = 0;
     for (int field = 1; field <= 13; ++field) file >> word;  // proc(5): 14 is utime, 15 stime

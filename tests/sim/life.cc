@@ -284,7 +284,7 @@ void Life::begin_server(Socket* socket, const Talk& talk) {
 
 void Life::do_command(const Command& command) {
   if (stopped_) return;
-  if (shared_->workers.empty())  // the operator tries again
+  if (shared_->workers.size() < shape_.threads)  // the operator tries again
     return kernel_.after(kMillisecond, [this, &command] { do_command(command); });
   flow::Worker& w = *shared_->workers[kernel_.random.below(shape_.threads)];
   kernel_.trace(fmt::format("command {}", static_cast<int>(command.what)));

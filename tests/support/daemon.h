@@ -80,7 +80,8 @@ class Daemon {
   std::string admin_socket() const { return directory_.path() + "/admin.sock"; }
   std::string config_file() const { return directory_.path() + "/penstock.toml"; }
   int stop();  // SIGTERM; the exit code
-  Process& process() { return *process_; }
+  Process& process() { return *process_; }  // the keeper; it has every descriptor
+  pid_t worker() const { return status().at("worker").at("pid"); }
   std::string log() const { return process_->output(); }
 
  private:

@@ -64,11 +64,11 @@ def make_cgroup():
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         where, kind = line.split()[1:3]
         if kind == "cgroup2":
-            for other in pathlib.Path(where).glob("penstock-lab-*"):
+            for other in pathlib.Path(where).glob("lab-penstock-*"):
                 if not pathlib.Path("/proc", other.name.rpartition("-")[2]).exists():  # it was killed
                     with contextlib.suppress(OSError):
                         remove_cgroup(other, 0)
-            cgroup = pathlib.Path(where) / f"penstock-lab-{os.getpid()}"
+            cgroup = pathlib.Path(where) / f"lab-penstock-{os.getpid()}"
             cgroup.mkdir()
             return cgroup
     return None

@@ -51,6 +51,15 @@ std::string daemon_text(const Json& answer) {
                      text(answer, "pid"),
                      uptime_s ? (*uptime_s == 0 ? "0s" : duration_text(*uptime_s * 1000)) : kUnknown,
                      text(answer, "threads"), text(answer, "kernel"));
+  if (const Json& worker = member(answer, "worker"); number(worker, "crashes").value_or(0) > 0) {
+    const Json& last = member(worker, "last_crash");
+    const auto signal = number(last, "signal");
+    all += fmt::format("worker  pid {}  {} died before it, the last {} ago of {}\n", text(worker, "pid"),
+                       text(worker, "crashes"), age(last, "unix_s"),
+                       text(last, "cause") == "no heartbeat" ? "no heartbeat"
+                       : signal ? fmt::format("signal {}", *signal)
+                                : "exit code " + text(last, "exit_code"));
+  }
   all += fmt::format("engine  {} ({})\n", text(answer, "engine"), sentence(answer, "engine_reason"));
   all += fmt::format("io      {}\n", sentence(answer, "io"));
   all += fmt::format("flows   {} accepted = {} active + {} closed\n", text(totals, "accepted"),

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 namespace penstock::torture {
 namespace {
@@ -103,6 +104,7 @@ void Ledger::add_line(std::string_view text) {
   auto line = parse_flow_line(text);
   if (!line) return;
   std::lock_guard lock(mutex_);
+  if (std::exchange(last_line_, text) == text) return;
   ++by_reason_[line->reason];
   carried_bytes_ += line->up_bytes.value_or(0) + line->down_bytes.value_or(0);
   if (options_.only_life) fmt::print(stderr, "penstockd: {}\n", text);

@@ -66,6 +66,7 @@ class Ledger {
   std::unordered_map<Endpoint, LedgerEntry, EndpointHash> waiting_;
   std::unordered_map<Endpoint, FlowLine, EndpointHash> early_;  // their lives are not over yet
   uint64_t must_come_ = 0;                                      // of waiting_
+  std::string last_line_;  // a worker that dies as it puts one out has it put out again by the next
   std::map<std::string, uint64_t> by_reason_;
   uint64_t carried_bytes_ = 0;
 };

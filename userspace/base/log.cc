@@ -137,7 +137,8 @@ class Running {
  public:
   Running(Format format, std::span<std::byte> shared)
       : own_(shared.empty() ? kOwnRingBytes / sizeof(uint64_t) : 0),
-        ring_(shared.empty() ? std::as_writable_bytes(std::span(own_)) : shared),
+        memory_(shared.empty() ? std::as_writable_bytes(std::span(own_)) : shared),
+        ring_(memory_),
         sink_(format) {
     // The daemon's signals must not be delivered to this thread, only those of a crash in it; it inherits the
     // mask.
@@ -161,6 +162,15 @@ class Running {
     ring_.write(static_cast<uint32_t>(level), std::chrono::nanoseconds(now).count(), message);
   }
   const LogRing& ring() const { return ring_; }
+  bool was_written(std::string_view beginning) const {
+    const LogTail tail(memory_);
+    std::vector<uint64_t> positions(memory_.size() / 64);  // a line with its head takes more
+    positions.resize(tail.last(positions));
+    LogLine line;
+    return std::any_of(positions.begin(), positions.end(), [&](uint64_t p) {
+      return tail.read(p, line) && line.text().starts_with(beginning);
+    });
+  }
 
  private:
   void put_out() {
@@ -174,6 +184,7 @@ class Running {
   }
 
   std::vector<uint64_t> own_;
+  const std::span<std::byte> memory_;
   LogRing ring_;
   StderrSink sink_;
   std::thread thread_;
@@ -229,6 +240,11 @@ void write(Level level, std::string_view message) {
 
 bool enabled(Level level) {
   return level >= least_level.load(std::memory_order_relaxed);
+}
+
+bool was_written(std::string_view beginning) {
+  const std::lock_guard lock(mutex);
+  return running && running->was_written(beginning);
 }
 
 uint64_t dropped() {

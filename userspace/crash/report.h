@@ -35,6 +35,7 @@ struct Shared {
   uint32_t layout;
   std::atomic<int32_t> reported;    // the process that has a report: by its own hand, or by the next worker's
   std::atomic<int64_t> reported_s;  // when: names the file
+  std::atomic<uint32_t> guilty;     // 1 + the hand whose thread did it by itself, or stands still; 0: none
   InHand hands[PENSTOCK_THREADS_MAX];
 };
 

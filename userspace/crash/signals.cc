@@ -130,6 +130,8 @@ void on_crash(int signal_number, siginfo_t* info, void* context) {
     die(g_signal);
   }
   g_signal = signal_number;
+  const bool sent = info->si_code <= 0 && info->si_pid != getpid();  // abort(3) sends it to itself
+  if (t_own && !sent) g_options.shared->guilty = static_cast<uint32_t>(1 + (t_own - g_options.shared->hands));
   handle(SIGALRM, on_patience_over, 0);
   unblock({SIGALRM});
   alarm(kPatienceS);

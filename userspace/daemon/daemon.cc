@@ -16,6 +16,9 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "crash/directory.h"
+#include "crash/report.h"
+#include "crash/signals.h"
 #include "config/address.h"
 #include "config/config.h"
 #include "daemon/admin.h"
@@ -100,6 +103,7 @@ Status build(Parts& p, Kept& kept, Facts& facts) {
   facts.flows_max = kept.flows_max;
   facts.engine = kept.engine.splice ? "sockmap" : "io_uring";
   facts.engine_reason = kept.engine.reason;
+  facts.pid = kept.pid;
   facts.started_ns = kept.started_ns;
   facts.started_unix_s = kept.started_unix_s;
   return Nothing{};
@@ -173,6 +177,16 @@ Status take_over(Parts& p, Kept& kept, const Arguments& arguments, const std::ve
   return Nothing{};
 }
 
+// Whether a thread has had the same flow in hand since the last look. It is to be blamed if nothing changes.
+bool stands_still(crash::Shared& crashed, std::vector<uint32_t>* turns) {
+  crashed.guilty = 0;
+  for (size_t i = 0; i < turns->size(); i++) {
+    const uint32_t turn = crashed.hands[i].turn(), before = std::exchange((*turns)[i], turn);
+    if (turn % 2 && turn == before) crashed.guilty = static_cast<uint32_t>(i + 1);
+  }
+  return crashed.guilty != 0;
+}
+
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it. Of a worker that died meanwhile the grace goes on.
 void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state, int signals,
@@ -192,12 +206,14 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
     p.listeners->stop();
     for (auto& w : shared.workers) w->stop_accepting();
   };
+  auto& crashed = crash::Shared::take_over(kept.memory->crash);
+  std::vector<uint32_t> turns(shared.workers.size());
   for (uint64_t beat_ns = 0;;) {
     if (state.ends_wanted > 1) break;
     if (!draining && state.ends_wanted > 0) drain();
     int timeout_ms = p.services->turn();
     if (io::now_ns() >= beat_ns) {
-      keeper::beat(state);
+      if (!stands_still(crashed, &turns)) keeper::beat(state);
       beat_ns = io::now_ns() + kBeatNs;
     }
     const int until_beat_ms = static_cast<int>((beat_ns - std::min(beat_ns, io::now_ns())) / 1'000'000) + 1;
@@ -228,6 +244,22 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
   if (uint64_t left = flow::read(shared.statistics.totals->active))
     log::warn("{} flows are reset: {}", left,
               io::now_ns() >= end_ns ? "the grace is over" : "a second signal ends it at once");
+}
+
+std::string death_of(const keeper::State& state) {
+  const int signal = state.last_crash_signal;
+  if (state.last_crash_cause == keeper::Cause::no_heartbeat) return "no heartbeat for 10 s";
+  if (!signal) return fmt::format("exit code {}", state.last_crash_exit_code.load());
+  return fmt::format("SIG{} ({})", sigabbrev_np(signal) ? sigabbrev_np(signal) : "?", sigdescr_np(signal));
+}
+
+// Its own report, or the one that is written here; in words, for the log.
+std::string report_death(const crash::Options& reports, const keeper::State& state) {
+  if (reports.directory < 0) return fmt::format("no report: {} cannot be written", kCrashDirectory);
+  auto written = crash::write_report(reports, {state.last_crash_pid, death_of(state)});
+  crash::keep_newest(reports.directory, crash::kReportsKept);
+  if (!written) return "no report: " + written.error().message;
+  return fmt::format("report {}/{}", kCrashDirectory, *written);
 }
 
 // What a reload changes, or an error, and nothing has changed.
@@ -272,7 +304,22 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   std::vector<Plans::Kept> running;
   config::Config config = started_with;
   if (auto built = build(p, kept, facts); !built) return fail(built.error().message);
+  crash::Shared& crashed = crash::Shared::take_over(kept.memory->crash);
+  const crash::Options reports{.directory = kept.crashes.get(),
+                               .shared = &crashed,
+                               .log_ring = std::as_bytes(std::span(kept.memory->log_ring)),
+                               .describe = nullptr};
+  p.shared.hands = crashed.hands;
+  p.shared.prepare_thread = [&crashed](uint32_t thread) {
+    (void)crash::prepare_thread(&crashed.hands[thread]);  // no memory: a report of a full stack will be missing
+  };
+  std::string report;
   if (!is_first) {
+    report = report_death(reports, state);
+    if (const uint32_t guilty = crashed.guilty; guilty && guilty <= PENSTOCK_THREADS_MAX)
+      if (const auto flow = crashed.hands[guilty - 1].flow()) flow::blame(p.shared, *flow);
+    crashed.guilty = 0;
+    for (InHand& hand : crashed.hands) hand.let_go();
     stock = flow::take_stock(p.shared, kept.threads);
     std::sort(stock.descriptors.begin(), stock.descriptors.end());
     found = audit_descriptors([&](int fd) {
@@ -286,11 +333,10 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   }
   make_workers(p, kept, facts);
   log::start(config.daemon.log_level, config.daemon.log_format, kept.memory->log_ring);
-  if (!is_first)
-    log::warn("worker {} died ({}); this is the {}. worker", state.last_crash_pid.load(),
-              state.last_crash_signal ? fmt::format("signal {}", state.last_crash_signal.load())
-                                      : fmt::format("exit code {}", state.last_crash_exit_code.load()),
-              state.starts.load());
+  crash::install(reports);
+  (void)crash::prepare_thread(nullptr);
+  if (!is_first) log::warn("worker {} died: {}; {}", state.last_crash_pid.load(), death_of(state), report);
+  if (stock.abandoned) log::error("{} flows were abandoned: workers crash as they close them", stock.abandoned);
   sigset_t mask;
   sigemptyset(&mask);
   for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&mask, s);
@@ -299,6 +345,7 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   utsname kernel{};
   uname(&kernel);
   facts.kernel = kernel.release;
+  facts.keeper = &state;
   std::atomic<Readiness> readiness{Readiness::starting};
   auto admin = Admin::start(*kept.admin, [&](const Json& request, const Admin::Reply& reply) {
     if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
@@ -393,13 +440,18 @@ int serve(const Arguments& arguments) {
     remove_kept(kept);
     return fail(made.error().message);
   }
-  return keeper::keep(
+  const int code = keeper::keep(
       [&](keeper::State& state) {
-        const int code = work(arguments, *parsed.config, source, kept, state);
+        const int own_code = work(arguments, *parsed.config, source, kept, state);
         log::stop();
-        return code;
+        // The keeper is dead, so nobody else does it.
+        pollfd orphaned{keeper::hear_of_keepers_end(state), POLLIN, 0};
+        if (poll(&orphaned, 1, 0) == 1) remove_kept(kept);
+        return own_code;
       },
-      [&](const keeper::State&) { remove_kept(kept); });
+      nullptr);
+  remove_kept(kept);
+  return code;
 }
 
 }  // namespace penstock::daemon

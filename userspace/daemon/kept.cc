@@ -25,7 +25,6 @@ constexpr uint64_t kRamPerFlow =
     64 << 10;  // default of bpf.max_flows: a flow's sockets cost about 10 KiB idle
 constexpr uint32_t kFlowsMin = 1024, kFlowsMax = 49152;  // its maps are made whole: 22 MiB of them
 constexpr uint64_t kDescriptorsPerFlow = 6, kDescriptorsBeside = 256;  // two sockets, two pipes
-constexpr const char* kCrashDirectory = "/var/lib/penstock";
 
 uint64_t ram_bytes() {
   struct sysinfo info {};
@@ -88,6 +87,7 @@ bool Kept::is_kept(int fd) const {
 }
 
 Status make_kept(const config::Config& c, Kept* k) {
+  k->pid = getpid();
   k->started_ns = io::now_ns();
   k->started_unix_s =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -119,6 +119,7 @@ Status make_kept(const config::Config& c, Kept* k) {
 
 void remove_kept(Kept& k) {
   if (k.admin) k.admin->remove();
+  k.admin.reset();
   k.sockmap.reset();
 }
 

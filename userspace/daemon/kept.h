@@ -22,6 +22,8 @@
 
 namespace penstock::daemon {
 
+inline constexpr const char* kCrashDirectory = "/var/lib/penstock";
+
 // In memory that all workers share; zero at the start.
 struct Memory {
   std::atomic<uint64_t> end_ns;  // when the grace is over; 0: nobody wants the end
@@ -41,6 +43,7 @@ struct Kept {
   Fd crashes;  // the directory of crash reports; may be invalid
   EngineChoice engine;
   uint32_t flows_max = 0, threads = 0;
+  pid_t pid = 0;
   uint64_t started_ns = 0;
   double started_unix_s = 0;
   std::vector<int> descriptors;  // sorted: open before the first worker

@@ -21,6 +21,7 @@
 #include "daemon/reload.h"
 #include "daemon/snapshot.h"
 #include "io/io.h"
+#include "keeper/state.h"
 
 namespace penstock::daemon {
 namespace {
@@ -294,6 +295,8 @@ void process(Exposition& e, const Facts& facts) {
   std::error_code ignored;  // without /proc there is nothing to count
   std::filesystem::directory_iterator open("/proc/self/fd", ignored);
   e.gauge("process_open_fds", "Open descriptors.", std::distance(begin(open), end(open)));
+  e.counter("penstock_worker_crashes_total", "Workers that died; another one went on with their flows.",
+            facts.keeper->crashes.load());
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
   e.gauge("process_max_fds", "RLIMIT_NOFILE.", limit.rlim_cur);

@@ -16,6 +16,7 @@
 #include "daemon/reload.h"
 #include "daemon/snapshot.h"
 #include "io/io.h"
+#include "keeper/state.h"
 
 namespace penstock::daemon {
 namespace {
@@ -186,10 +187,31 @@ Json sockmap(const penstock_globals& g) {
           {"pulls_failed", g.pulls_failed}};
 }
 
+// How often workers were started and died; the last death.
+Json worker(const keeper::State& k) {
+  Json out = {{"pid", getpid()},
+              {"starts", k.starts.load()},
+              {"crashes", k.crashes.load()},
+              {"upgrades", k.upgrades.load()},
+              {"state", keeper::name(k.phase.load())}};
+  if (const int64_t when_ns = k.last_crash_ns) {
+    Json last = {{"unix_s", static_cast<double>(when_ns) / 1e9},
+                 {"pid", k.last_crash_pid.load()},
+                 {"cause", k.last_crash_cause == keeper::Cause::no_heartbeat ? "no heartbeat" : "died"}};
+    if (const int signal = k.last_crash_signal)
+      last["signal"] = signal;
+    else
+      last["exit_code"] = k.last_crash_exit_code.load();
+    out["last_crash"] = std::move(last);
+  }
+  return out;
+}
+
 Json status(flow::Shared& shared, const Facts& facts) {
   Snapshot s = take_snapshot(shared);
   Json out = {{"version", PENSTOCK_VERSION},
-              {"pid", getpid()},
+              {"pid", facts.pid},
+              {"worker", worker(*facts.keeper)},
               {"uptime_s", (io::now_ns() - facts.started_ns) / 1'000'000'000},
               {"engine", facts.engine},
               {"engine_reason", facts.engine_reason},

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // daemon/status.h: what the admin socket answers. README.md of this folder lists the requests.
 #pragma once
+#include <sys/types.h>
+
 #include <string>
 
 #include "check/checker.h"
 #include "daemon/json.h"
 #include "flow/worker.h"
+
+namespace penstock::keeper {
+struct State;
+}
 
 namespace penstock::daemon {
 
@@ -15,6 +21,8 @@ class Reload;
 
 struct Facts {
   std::string engine, engine_reason, io, kernel;
+  pid_t pid = 0;  // of the keeper: whom an operator signals
+  const keeper::State* keeper = nullptr;
   uint64_t started_ns = 0;
   double started_unix_s = 0;
   uint32_t flows_max = 0;

@@ -12,6 +12,7 @@
 // blamed for the time that no worker ran.
 #include "flow/adopt.h"
 
+#include <fmt/format.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -32,11 +33,24 @@
 namespace penstock::flow {
 namespace {
 
+constexpr uint32_t kCrashesMax = 2;      // then a flow is closed
+constexpr uint32_t kAbandonedAt = 4;     // then it is not even closed, but for its descriptors
 constexpr uint64_t kGraceNs = 250'000'000;  // for what should have happened while no worker ran
 
 uint64_t in_pipe(const DirectionRecord& dr) {
   int bytes = 0;
   return dr.pipe_out >= 0 && ioctl(dr.pipe_out, FIONREAD, &bytes) == 0 ? static_cast<uint64_t>(bytes) : 0;
+}
+
+// Without a look at anything but its sockets.
+void abandon(FlowRecord& r) {
+  for (Side s : {kClient, kUpstream}) {
+    if (r.fd[s] < 0 || cookie_of(r.fd[s]) != r.cookie[s]) continue;
+    linger rst{1, 0};
+    setsockopt(r.fd[s], SOL_SOCKET, SO_LINGER, &rst, sizeof rst);
+    close(r.fd[s]);
+  }
+  r.phase = Phase::free;
 }
 
 // The client was let in before: its flow counts, whatever the limits say now.
@@ -48,6 +62,12 @@ config::Limits unlimited(config::Limits limits) {
 }
 
 }  // namespace
+
+void blame(Shared& shared, const InHand::Flow& flow) {
+  if (flow.slot >= shared.table->size()) return;
+  FlowRecord& r = (*shared.table)[flow.slot];
+  if (r.phase != Phase::free && r.generation == flow.generation) r.crashes++;
+}
 
 Stock take_stock(Shared& shared, uint32_t threads) {
   Stock stock;
@@ -63,6 +83,10 @@ Stock take_stock(Shared& shared, uint32_t threads) {
       continue;
     }
     FlowRecord& r = (*shared.table)[slot];
+    if (r.phase != Phase::free && r.crashes >= kAbandonedAt) {
+      stock.abandoned++;
+      abandon(r);
+    }
     if (r.phase == Phase::free) {
       if (shared.sockmap) shared.sockmap->settle(slot);
       shared.free_slots.push_back(slot);
@@ -153,6 +177,7 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   f.plan = use_plan(plan);
   f.shown = shared_.sockmap != nullptr;
   r.thread = index_;
+  const Holding holding(*this, f, kAdopting);
   const bool closing = r.phase == Phase::closing;
   for (DirectionRecord& dr : r.direction)
     if (const uint64_t bytes = in_pipe(dr); closing && bytes)
@@ -168,7 +193,12 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
     r.reason = static_cast<uint32_t>(CloseReason::adoption_failed);
     return release(f);
   }
-  if (closing) return release(f);
+  if (closing) {
+    // Not after every death, so it may take its time.
+    if (!r.logged) r.logged = log::was_written(fmt::format("flow cookie={} client=", r.cookie[kClient]));
+    return release(f);
+  }
+  if (r.crashes >= kCrashesMax) return begin_close(f, CloseReason::worker_crashed);
   if (stopping_) return begin_close(f, CloseReason::shutdown);
   if (r.phase != Phase::proxy_header) {
     const config::Limits all = unlimited(f.plan->config().limits),

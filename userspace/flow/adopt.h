@@ -13,11 +13,16 @@ namespace penstock::flow {
 struct Stock {
   std::vector<uint32_t> flows;   // slots
   std::vector<int> descriptors;  // that records speak of
+  uint32_t abandoned = 0;        // flows that cannot even be closed without another death
 };
 
 // Counts anew what a death between two steps may have left wrong: active flows, pipes, free slots, charges of
 // slots that are free; accepted is what active and closed say. Records that say what is not so (a descriptor
 // that is another's) are corrected. `threads`: of this process.
+// Of a flow that the one that died had in hand, and is not innocent of it. After two a flow is closed
+// (worker_crashed).
+void blame(Shared& shared, const InHand::Flow& flow);
+
 Stock take_stock(Shared& shared, uint32_t threads);
 
 }  // namespace penstock::flow

@@ -85,7 +85,9 @@ dns::Resolver::Done Worker::answer_for(Flow& f, void (Worker::*then)(Flow&, cons
           home = std::this_thread::get_id()](const dns::Answer& answer) {
     auto task = [=](Worker& w) {
       Flow* flow = w.find(slot, generation);
-      if (flow && flow->dial && flow->dial->question == question) (w.*then)(*flow, answer);
+      if (!flow || !flow->dial || flow->dial->question != question) return;
+      const Holding holding(w, *flow, kAnswer);
+      (w.*then)(*flow, answer);
     };
     if (std::this_thread::get_id() == home)
       local_posts_.push_back(task);  // answered from the cache

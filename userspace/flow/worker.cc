@@ -57,7 +57,12 @@ Worker::Worker(Shared& shared, uint32_t index)
       pipes_(&shared.statistics),
       peek_buffer_(tls::kPeekBytesMax),
       refusals_(kRefusalLinesPerS),
-      inbox_event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+      inbox_event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      hand_(shared.hands ? shared.hands[index] : own_hand_) {}
+
+Worker::Holding::Holding(Worker& w, const Flow& f, uint32_t event) : hand_(w.hand_) {
+  hand_.take({f.slot, f.record->generation, static_cast<uint32_t>(f.record->phase.load()), event});
+}
 
 Worker::~Worker() {
   join();
@@ -70,6 +75,7 @@ Status Worker::start() {
   std::string error;
   thread_ = std::thread([&] {
     pthread_setname_np(pthread_self(), fmt::format("worker-{}", index_).c_str());
+    if (shared_.prepare_thread) shared_.prepare_thread(index_);
     auto io = io::Io::open();
     if (!io) {
       error = io.error().message;
@@ -225,13 +231,17 @@ void Worker::run() {
       Flow* f =
           find(runnable.slot, runnable.generation);  // it may have ended, and its slot be another thread's
       if (!f) continue;
+      const Holding holding(*this, *f, kPumping);
       f->queued = false;
       for (Direction d : {kUp, kDown})
         if (f->record->phase == Phase::open && lane(*f, d) == Lane::relay) pump(*f, d);
     }
     evict_if_over_limit();
     for (const Runnable& changed : publish_queue_)
-      if (Flow* f = find(changed.slot, changed.generation)) publish_now(*f);
+      if (Flow* f = find(changed.slot, changed.generation)) {
+        const Holding holding(*this, *f, kPublishing);
+        publish_now(*f);
+      }
     publish_queue_.clear();
   }
   if (refusals_.due_ns() != LineLimit::kNever) tell_left_out();
@@ -276,6 +286,7 @@ void Worker::dispatch(const io::Completion& c) {
     return;
   }
   Flow& f = shared_.flows[which];
+  const Holding holding(*this, f, static_cast<uint32_t>(op));
   if (!c.more) f.armed &= ~(1u << static_cast<uint32_t>(op));
   if (r.phase == Phase::closing) {
     if (f.armed == 0) release(f);
@@ -384,6 +395,7 @@ void Worker::on_socket(Flow& f, Side side, uint32_t events) {
 void Worker::on_deadline(io::Deadlines::Id id) {
   Flow& f = shared_.flows[id / kDeadlinesPerFlow];
   FlowRecord& r = *f.record;
+  const Holding holding(*this, f, kDeadline);
   uint32_t which = id % kDeadlinesPerFlow;
   if (which > 0) {
     Direction d = static_cast<Direction>(which - 1);

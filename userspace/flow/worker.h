@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/in_hand.h"
 #include "config/config.h"
 #include "dns/resolver.h"
 #include "flow/account.h"
@@ -51,6 +52,8 @@ enum class Op : uint32_t {
   write_client,  // relay, held: the target has room
   write_upstream,
 };
+// What else a worker has a flow in hand for (base/in_hand.h).
+enum Errand : uint32_t { kDeadline = 32, kPumping, kPublishing, kAnswer, kAdopting };
 
 // Of a flow that ends because this side's socket has that error (errno): TCP gave up waiting, or there was a
 // RST. An errno that says neither is a RST whose own error another system call was told (EPIPE).
@@ -120,6 +123,8 @@ struct Shared {
   std::atomic<uint64_t> memory_limit_bytes{0};
   Statistics statistics;
   Clients* clients = nullptr;
+  InHand* hands = nullptr;  // one per worker, in memory that outlives the process; null: nobody wants to know
+  std::function<void(uint32_t)> prepare_thread;  // of worker N, before anything else there
   FlowTable* table = nullptr;
   Flow* flows = nullptr;  // one per slot, zero at the start
   std::mutex slots_mutex;
@@ -343,6 +348,17 @@ class Worker {
     uint32_t flows = 0;  // of this worker
   };
   std::vector<UsedPlan> plans_;  // those with flows here
+  // Says which flow this thread works on, for as long as it lives.
+  class Holding {
+   public:
+    Holding(Worker& w, const Flow& f, uint32_t event);
+    ~Holding() { hand_.let_go(); }
+    Holding(const Holding&) = delete;
+    Holding& operator=(const Holding&) = delete;
+
+   private:
+    InHand& hand_;
+  };
   struct Adoption {
     uint32_t slot;
     std::shared_ptr<const Plan> plan;
@@ -364,6 +380,8 @@ class Worker {
 
   std::thread thread_;
   Fd inbox_event_;
+  InHand own_hand_;
+  InHand& hand_;
   std::mutex inbox_mutex_;
   std::vector<std::function<void(Worker&)>> inbox_;
   bool over_ = false;  // nothing is given to it any more; under inbox_mutex_

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "keeper/desk.h"
 
 namespace penstock::keeper {
@@ -129,7 +130,7 @@ class Keeper {
 int Keeper::run() {
   fflush(nullptr);
   if (Status opened = open(); !opened) {
-    fprintf(stderr, "penstockd: %s\n", opened.error().message.c_str());
+    log::error("{}", opened.error().message);
     return 1;
   }
   for (;;) {
@@ -448,10 +449,10 @@ int Keeper::finish() {
     waitid(P_PIDFD, static_cast<id_t>(own(kTrialEnd)), nullptr, WEXITED);
   }
   if (desk_.start_errno)
-    fprintf(stderr, "penstockd: cannot start a worker: %s\n", strerror(desk_.start_errno));
+    log::error("cannot start a worker: {}", strerror(desk_.start_errno));
   if (desk_.killed_at_start)
-    fprintf(stderr, "penstockd: the worker was killed by signal %d (%s) before it was ready\n",
-            desk_.killed_at_start, strsignal(desk_.killed_at_start));
+    log::error("the worker was killed by signal {} ({}) before it was ready", desk_.killed_at_start,
+               strsignal(desk_.killed_at_start));
   if (clean_up_) clean_up_(state);
   for (auto& fd : state.descriptors)
     if (&fd != &own(kStateFd)) close_and_forget(fd);
