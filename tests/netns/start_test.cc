@@ -16,27 +16,6 @@
 namespace penstock::test {
 namespace {
 
-// Stops a process where SIGSTOP would not do: a process group that loses its parent is continued.
-class Halted {
- public:
-  explicit Halted(pid_t pid) : pid_(pid) {
-    EXPECT_EQ(::ptrace(PTRACE_SEIZE, pid_, 0, 0), 0);
-    EXPECT_EQ(::ptrace(PTRACE_INTERRUPT, pid_, 0, 0), 0);
-    EXPECT_EQ(::waitpid(pid_, &status_, __WALL), pid_);
-  }
-  // Lets it go on; its exit code, or -1.
-  int run_to_end() {
-    do {
-      if (::ptrace(PTRACE_CONT, pid_, 0, 0) != 0) return -1;
-    } while (::waitpid(pid_, &status_, __WALL) == pid_ && WIFSTOPPED(status_));
-    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
-  }
-
- private:
-  const pid_t pid_;
-  int status_ = 0;
-};
-
 struct Start : testing::Test {
   // Runs the daemon with this file until it ends by itself.
   struct Outcome {
@@ -146,27 +125,6 @@ TEST_F(Start, PinsOfALivingOneAreLeftAlone) {
   expect_serves(replaced(minimal(), kPin, first.pin()),
                 "statistics are not pinned: cannot pin in " + first.pin() + ": another penstock does");
   EXPECT_TRUE(first.pinned_flows());
-}
-
-// The one that is root removes what a killed daemon left, but not what is another's by then.
-TEST_F(Start, PinsOfTheNextOneAreLeftAlone) {
-  const std::string file =
-      directory.write("penstock.toml", replaced(minimal(), "[daemon]\n", "[daemon]\nuser = \"nobody\"\n"));
-  Process first({daemon_program(), "--config", file});
-  ASSERT_TRUE(first.wait_for("ready")) << first.output();
-  const std::string pid = std::to_string(first.pid());
-  const pid_t caretaker = std::stoi("0" + read_file("/proc/" + pid + "/task/" + pid + "/children"));
-  ASSERT_GT(caretaker, 0);
-  Halted halted(caretaker);
-  ::kill(first.pid(), SIGKILL);
-  TempDir other;  // its admin socket is not the first one's
-  Process second({daemon_program(), "--config",
-                  other.write("penstock.toml", replaced(minimal(), directory.path(), other.path()))});
-  EXPECT_TRUE(second.wait_for("ready")) << second.output();
-  EXPECT_EQ(halted.run_to_end(), 0);
-  EXPECT_TRUE(std::filesystem::exists(std::string(kPin) + "/flows"));
-  second.signal(SIGTERM);
-  EXPECT_EQ(second.wait_exit(), 0) << second.output();
 }
 
 TEST_F(Start, PinIsADanglingLink) {

@@ -211,11 +211,16 @@ class Restart : public testing::TestWithParam<Drive> {
 };
 FOR_BOTH_ENGINES(Restart);
 
+// Of keeper and worker; of the keeper alone: survive_test.cc.
 TEST_P(Restart, AfterSigkillTheNextStartCleansUp) {
   const auto killed = launch();
   ASSERT_TRUE(killed->wait_for("ready: ")) << killed->output();
   const TcpStream client = TcpStream::connect(at("127.0.0.1", kPort));
   EXPECT_EQ(client.recv_line(), "mailbox -");
+  const std::string pid = std::to_string(killed->pid());
+  const pid_t worker = std::stoi("0" + read_file("/proc/" + pid + "/task/" + pid + "/children"));
+  killed->signal(SIGSTOP);  // it starts no other
+  ASSERT_EQ(::kill(worker, SIGKILL), 0);
   killed->signal(SIGKILL);
   killed->wait_exit();
   EXPECT_EQ(client.recv_to_end(), End::fin);  // the kernel's farewell: its receive queue was empty

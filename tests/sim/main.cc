@@ -112,7 +112,8 @@ int usage() {
       "penstock-sim [--seed N] --scenario each         every operation of every scenario fails once\n"
       "penstock-sim [--seed N] --scenario deaths       the process dies before and after every system call\n"
       "penstock-sim [--seed N] --scripts N             for differential_test\n"
-      "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]] [--dies N]   one of them, with a trace\n",
+      "penstock-sim [--seed N] --scenario NAME [--nth N [--variant N]] [--dies N]   one of them, with a "
+      "trace\n",
       stderr);
   return 2;
 }

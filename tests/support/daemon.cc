@@ -69,8 +69,10 @@ Daemon::Daemon(const DaemonOptions& options) {
        << "[bpf]\npin = " << std::quoted(pin_) << "\nmax_flows = " << options.max_flows << "\n"
        << options.tables;
   directory_.write("penstock.toml", toml.str());
+  ProcessOptions process = options.process;
+  process.environment.emplace("STATE_DIRECTORY", directory_.path() + "/crashes");
   process_ = std::make_unique<Process>(std::vector<std::string>{daemon_program(), "--config", config_file()},
-                                       options.process);
+                                       process);
   if (!process_->wait_for("ready: engine")) throw std::runtime_error("penstockd did not start:\n" + log());
 }
 
@@ -157,6 +159,17 @@ Descriptors Daemon::descriptors() const {
       ++count.others;
   }
   return count;
+}
+
+bool Daemon::wait_worker_after(pid_t before) const {
+  return wait_until([&] {
+    try {
+      const Json now = status();
+      return now.contains("worker") && now.at("worker").at("pid") != before;
+    } catch (const std::exception&) {
+      return false;  // it died with our question
+    }
+  });
 }
 
 std::optional<size_t> Daemon::pinned_flows() const {

@@ -78,9 +78,12 @@ class Daemon {
   std::optional<size_t> pinned_flows() const;
   std::string pin() const { return pin_; }
   std::string admin_socket() const { return directory_.path() + "/admin.sock"; }
+  std::string crash_directory() const { return directory_.path() + "/crashes"; }
   std::string config_file() const { return directory_.path() + "/penstock.toml"; }
-  int stop();  // SIGTERM; the exit code
+  int stop();                               // SIGTERM; the exit code
   Process& process() { return *process_; }  // the keeper; it has every descriptor
+  // Once another worker than this one serves.
+  bool wait_worker_after(pid_t before) const;
   pid_t worker() const { return status().at("worker").at("pid"); }
   std::string log() const { return process_->output(); }
 

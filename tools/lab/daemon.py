@@ -54,7 +54,7 @@ class Daemon:
             f'[bpf]\npin = "{self.pin}"\n{f"max_flows = {max_flows}" if max_flows else ""}\n{tables}')
         config.write_text(self.configuration)
         self.process = stage.start(netns, name, *through, stage.program("userspace/penstockd"), "--config", config,
-                                   environment=environment)
+                                   environment={"STATE_DIRECTORY": directory / "crashes", **(environment or {})})
         self.pid = self.process.pid
         self.command = stage.program("tools/penstock/penstock")
         wait_for("penstockd to serve", lambda: "ready: engine" in self.process.log() or not self.process.running())

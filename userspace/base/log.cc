@@ -167,9 +167,8 @@ class Running {
     std::vector<uint64_t> positions(memory_.size() / 64);  // a line with its head takes more
     positions.resize(tail.last(positions));
     LogLine line;
-    return std::any_of(positions.begin(), positions.end(), [&](uint64_t p) {
-      return tail.read(p, line) && line.text().starts_with(beginning);
-    });
+    return std::any_of(positions.begin(), positions.end(),
+                       [&](uint64_t p) { return tail.read(p, line) && line.text().starts_with(beginning); });
   }
 
  private:

@@ -24,8 +24,8 @@ void set_level(Level level);  // at any time
 void stop();  // writes what is queued; what stderr has not taken after 1 s is dropped and counted
 void write(Level level, std::string_view message);  // what is beyond LogLine::kBytesMax is cut
 bool enabled(Level level);
-// Whether a line that begins so is in the ring, put out or not: one that died may have written it and not have
-// noted that it did. It looks at each line.
+// Whether a line that begins so is in the ring, put out or not: one that died may have written it and not
+// have noted that it did. It looks at each line.
 bool was_written(std::string_view beginning);
 uint64_t dropped();  // lines lost since the ring was begun
 

@@ -16,11 +16,11 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "config/address.h"
+#include "config/config.h"
 #include "crash/directory.h"
 #include "crash/report.h"
 #include "crash/signals.h"
-#include "config/address.h"
-#include "config/config.h"
 #include "daemon/admin.h"
 #include "daemon/audit.h"
 #include "daemon/checks.h"
@@ -254,12 +254,12 @@ std::string death_of(const keeper::State& state) {
 }
 
 // Its own report, or the one that is written here; in words, for the log.
-std::string report_death(const crash::Options& reports, const keeper::State& state) {
-  if (reports.directory < 0) return fmt::format("no report: {} cannot be written", kCrashDirectory);
+std::string report_death(const Kept& kept, const crash::Options& reports, const keeper::State& state) {
+  if (reports.directory < 0) return "no report, for want of a directory";
   auto written = crash::write_report(reports, {state.last_crash_pid, death_of(state)});
   crash::keep_newest(reports.directory, crash::kReportsKept);
   if (!written) return "no report: " + written.error().message;
-  return fmt::format("report {}/{}", kCrashDirectory, *written);
+  return fmt::format("report {}/{}", kept.crash_directory, *written);
 }
 
 // What a reload changes, or an error, and nothing has changed.
@@ -311,11 +311,12 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
                                .describe = nullptr};
   p.shared.hands = crashed.hands;
   p.shared.prepare_thread = [&crashed](uint32_t thread) {
-    (void)crash::prepare_thread(&crashed.hands[thread]);  // no memory: a report of a full stack will be missing
+    (void)crash::prepare_thread(
+        &crashed.hands[thread]);  // no memory: a report of a full stack will be missing
   };
   std::string report;
   if (!is_first) {
-    report = report_death(reports, state);
+    report = report_death(kept, reports, state);
     if (const uint32_t guilty = crashed.guilty; guilty && guilty <= PENSTOCK_THREADS_MAX)
       if (const auto flow = crashed.hands[guilty - 1].flow()) flow::blame(p.shared, *flow);
     crashed.guilty = 0;
@@ -336,7 +337,8 @@ int work(const Arguments& arguments, const config::Config& started_with, const c
   crash::install(reports);
   (void)crash::prepare_thread(nullptr);
   if (!is_first) log::warn("worker {} died: {}; {}", state.last_crash_pid.load(), death_of(state), report);
-  if (stock.abandoned) log::error("{} flows were abandoned: workers crash as they close them", stock.abandoned);
+  if (stock.abandoned)
+    log::error("{} flows were abandoned: workers crash as they close them", stock.abandoned);
   sigset_t mask;
   sigemptyset(&mask);
   for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&mask, s);

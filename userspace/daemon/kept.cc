@@ -3,14 +3,17 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <pwd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "base/log.h"
@@ -71,6 +74,20 @@ Status open_sockmap(const config::Config& c, Kept* k) {
   return Nothing{};
 }
 
+// Where systemd has made one (StateDirectory=), else where it would have. Workers write there.
+void open_crashes(const config::Config& c, Kept* k) {
+  const char* given = getenv("STATE_DIRECTORY");
+  k->crash_directory = given ? given : "/var/lib/penstock";
+  mkdir(k->crash_directory.c_str(), 0750);
+  k->crashes.reset(open(k->crash_directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const passwd* user = c.daemon.user.empty() ? nullptr : getpwnam(c.daemon.user.c_str());
+  if (!k->crashes.valid())
+    log::warn("no crash reports: {}: {}", k->crash_directory, strerror(errno));
+  else if (user && fchown(k->crashes.get(), user->pw_uid, static_cast<gid_t>(-1)))
+    log::warn("no crash reports: {}: cannot give it to {}: {}", k->crash_directory, c.daemon.user,
+              strerror(errno));
+}
+
 }  // namespace
 
 uint64_t memory_limit_bytes(const config::Config& c) {
@@ -110,8 +127,7 @@ Status make_kept(const config::Config& c, Kept* k) {
   auto plans = Plans::create();
   if (!plans) return plans.error();
   k->plans.emplace(std::move(*plans));
-  mkdir(kCrashDirectory, 0750);
-  k->crashes.reset(open(kCrashDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  open_crashes(c, k);
   k->descriptors = open_descriptors();
   std::sort(k->descriptors.begin(), k->descriptors.end());
   return Nothing{};

@@ -22,8 +22,6 @@
 
 namespace penstock::daemon {
 
-inline constexpr const char* kCrashDirectory = "/var/lib/penstock";
-
 // In memory that all workers share; zero at the start.
 struct Memory {
   std::atomic<uint64_t> end_ns;  // when the grace is over; 0: nobody wants the end
@@ -40,7 +38,8 @@ struct Kept {
   std::unique_ptr<sockmap::Sockmap> sockmap;
   std::optional<flow::FlowTable> table;
   std::optional<Plans> plans;
-  Fd crashes;  // the directory of crash reports; may be invalid
+  std::string crash_directory;
+  Fd crashes;  // that; may be invalid
   EngineChoice engine;
   uint32_t flows_max = 0, threads = 0;
   pid_t pid = 0;

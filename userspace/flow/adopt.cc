@@ -33,8 +33,8 @@
 namespace penstock::flow {
 namespace {
 
-constexpr uint32_t kCrashesMax = 2;      // then a flow is closed
-constexpr uint32_t kAbandonedAt = 4;     // then it is not even closed, but for its descriptors
+constexpr uint32_t kCrashesMax = 2;         // then a flow is closed
+constexpr uint32_t kAbandonedAt = 4;        // then it is not even closed, but for its descriptors
 constexpr uint64_t kGraceNs = 250'000'000;  // for what should have happened while no worker ran
 
 uint64_t in_pipe(const DirectionRecord& dr) {

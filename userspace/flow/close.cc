@@ -81,10 +81,9 @@ void Worker::release(Flow& f) {
   shared_.free_slots.push_back(f.slot);
 }
 
-// Once, however many workers die of it meanwhile. Without maps the record says so first: one that dies between
-// the two leaves an end that is not counted.
-// Returns what was spliced, read once: a verdict that is still running may add to it, and log and totals are
-// to agree.
+// Once, however many workers die of it meanwhile. Without maps the record says so first: one that dies
+// between the two leaves an end that is not counted. Returns what was spliced, read once: a verdict that is
+// still running may add to it, and log and totals are to agree.
 std::array<uint64_t, 2> Worker::count_end(const Flow& f, CloseReason reason) {
   FlowRecord& r = *f.record;
   const uint64_t relayed = r.direction[kUp].relayed_out_bytes + r.direction[kDown].relayed_out_bytes;

@@ -448,8 +448,7 @@ int Keeper::finish() {
     syscall(SYS_pidfd_send_signal, own(kTrialEnd).load(), SIGKILL, nullptr, 0);
     waitid(P_PIDFD, static_cast<id_t>(own(kTrialEnd)), nullptr, WEXITED);
   }
-  if (desk_.start_errno)
-    log::error("cannot start a worker: {}", strerror(desk_.start_errno));
+  if (desk_.start_errno) log::error("cannot start a worker: {}", strerror(desk_.start_errno));
   if (desk_.killed_at_start)
     log::error("the worker was killed by signal {} ({}) before it was ready", desk_.killed_at_start,
                strsignal(desk_.killed_at_start));

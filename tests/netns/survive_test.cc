@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+// A worker that dies, in any phase and lane: its flows, its listeners and its counters go on with the next
+// one.
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "netns/edge.h"
+#include "support/tls_hello.h"
+#include "support/traces.h"
+
+namespace penstock::test {
+namespace {
+
+constexpr uint64_t kBulkBytes = 32 << 20;
+
+class Survive : public Edge {
+ protected:
+  void kill_worker(int signal = SIGKILL) {
+    const pid_t before = daemon_->worker();
+    ASSERT_EQ(::kill(before, signal), 0);
+    ASSERT_TRUE(daemon_->wait_worker_after(before)) << daemon_->log();
+  }
+  // From here to the end of its scope no worker runs: the keeper, stopped, starts none.
+  class Nobody {
+   public:
+    explicit Nobody(Daemon& daemon) : daemon_(daemon), worker_(daemon.worker()) {
+      daemon_.process().signal(SIGSTOP);
+      const Fd dead(static_cast<int>(::syscall(SYS_pidfd_open, worker_, 0)));
+      ::kill(worker_, SIGKILL);
+      pollfd polled{dead.get(), POLLIN, 0};
+      ::poll(&polled, 1, static_cast<int>(kPatience.count()));
+    }
+    void end() {
+      daemon_.process().signal(SIGCONT);
+      EXPECT_TRUE(daemon_.wait_worker_after(worker_)) << daemon_.log();
+    }
+
+   private:
+    Daemon& daemon_;
+    pid_t worker_;
+  };
+};
+FOR_BOTH_ENGINES(Survive);
+
+TEST_P(Survive, BytesOnTheirWayBothWays) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  PatternReader at_server(upstream, 1), at_client(client, 2);
+  PatternSender up(client, 1), down(upstream, 2);
+  for (uint64_t bytes = kBulkBytes; bytes <= 3 * kBulkBytes; bytes += kBulkBytes) {
+    at_server.wait_received(bytes);
+    at_client.wait_received(bytes);
+    kill_worker();
+  }
+  up.stop();
+  down.stop();
+  for (PatternReader* reader : {&at_server, &at_client}) {
+    const auto result = reader->finish();
+    EXPECT_EQ(result.wrong_at, std::nullopt);
+    EXPECT_EQ(result.end, End::fin);
+    EXPECT_EQ(result.bytes, reader == &at_server ? up.finish() : down.finish());
+  }
+  EXPECT_TRUE(closed_for("completed"));
+  EXPECT_EQ(daemon_->status().at("worker").at("crashes"), 3);
+}
+
+TEST_P(Survive, AStalledReader) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  PatternReader at_server(upstream, 1);
+  at_server.pause();
+  PatternSender up(client, 1, {.bytes_max = kBulkBytes});
+  for (int i = 0; i < 2; i++) kill_worker();
+  at_server.resume();
+  const auto result = at_server.finish();
+  EXPECT_EQ(result.bytes, kBulkBytes);
+  EXPECT_EQ(result.wrong_at, std::nullopt);
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(), End::fin);
+  EXPECT_TRUE(closed_for("completed"));
+}
+
+TEST_P(Survive, HalfClosed) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  client.send_all_with_fin("QUIT\r\n");
+  EXPECT_EQ(upstream.recv_line(), "QUIT\r");
+  EXPECT_EQ(upstream.recv_to_end(), End::fin);
+  EXPECT_TRUE(daemon_->wait_lane("up", "shut"));
+  kill_worker();
+  EXPECT_TRUE(daemon_->wait_lane("up", "shut"));
+  PatternReader at_client(client, 2);
+  PatternSender down(upstream, 2, {.bytes_max = kBulkBytes});
+  EXPECT_EQ(at_client.finish().bytes, kBulkBytes);
+  EXPECT_TRUE(closed_for("completed"));
+}
+
+TEST_P(Survive, AFinWhileNoWorkerRuns) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  Nobody nobody(*daemon_);
+  client.send_all_with_fin("QUIT\r\n");
+  upstream.send_all_with_fin("221 bye\r\n");
+  nobody.end();
+  std::string at_server, at_client;
+  EXPECT_EQ(upstream.recv_to_end(&at_server), End::fin);
+  EXPECT_EQ(client.recv_to_end(&at_client), End::fin);
+  EXPECT_EQ(at_server, "QUIT\r\n");
+  EXPECT_EQ(at_client, "221 bye\r\n");
+  EXPECT_TRUE(closed_for("completed"));
+}
+
+TEST_P(Survive, ARstWhileNoWorkerRuns) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  Nobody nobody(*daemon_);
+  client.reset();
+  nobody.end();
+  EXPECT_EQ(upstream.recv_to_end(), End::reset);
+  EXPECT_TRUE(closed_for("client_reset"));
+}
+
+TEST_P(Survive, TheSpliceGoesOnWhileNoWorkerRuns) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  const bool spliced = sockmap();
+  Nobody nobody(*daemon_);
+  client.send_all("EHLO client\r\n");
+  EXPECT_EQ(upstream.readable_within(spliced ? kPatience : 100ms), spliced);  // relayed, they wait
+  nobody.end();
+  EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
+  upstream.send_all("250 server\r\n");
+  EXPECT_EQ(client.recv_line(), "250 server\r");
+}
+
+TEST_P(Survive, NewcomersWhileNoWorkerRuns) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  Nobody nobody(*daemon_);
+  std::vector<TcpStream> clients;
+  for (int i = 0; i < 20; i++) {
+    clients.push_back(connect());
+    clients.back().send_all("EHLO client\r\n");
+  }
+  nobody.end();
+  std::vector<TcpStream> accepted;
+  for (size_t i = 0; i < clients.size(); i++) {
+    accepted.push_back(server.accept());
+    EXPECT_EQ(accepted.back().recv_line(), "EHLO client\r");
+  }
+  EXPECT_EQ(daemon_->totals().at("accepted"), clients.size());
+}
+
+TEST_P(Survive, WhileItDials) {
+  start();
+  std::optional<TcpListener> server(std::in_place, at(kAddress, kServerPort),
+                                    0);  // the SYN comes again after 1 s
+  const TcpStream in_the_way = TcpStream::connect(server->address());
+  const TcpStream client = connect();
+  client.send_all("early ");
+  daemon_->wait_flow("dialing");
+  kill_worker();
+  daemon_->wait_flow("dialing");
+  client.send_all("and late");
+  const TcpStream first_out = server->accept();
+  const TcpStream upstream = server->accept();
+  EXPECT_EQ(upstream.recv_exactly(14), "early and late");
+}
+
+TEST_P(Survive, WithinTheHelloAndTheProxyHeader) {
+  DaemonOptions options;
+  options.tables = mail_tables() + R"(
+[[listener]]
+name = "web"
+bind = ["127.0.0.1:8443"]
+upstream = "mailbox"
+accept_proxy = { from = ["127.0.0.0/8"] }
+  [[listener.route]]
+  sni = ["mail.example"]
+  upstream = "mailbox"
+)";
+  start_with(std::move(options));
+  const TcpListener server(at(kAddress, kServerPort));
+  const std::string header = "PROXY TCP4 192.0.2.7 192.0.2.8 40000 25\r\n",
+                    hello = TlsHello{.sni = "mail.example"}.bytes(), all = header + hello;
+  // Cut within the header, right behind it, within the hello.
+  for (const size_t cut : {size_t{9}, header.size(), header.size() + 20}) {
+    const TcpStream client = TcpStream::connect(at(kAddress, kWebPort));
+    client.send_all(all.substr(0, cut));
+    daemon_->wait_flow(cut < header.size() ? "proxy_header" : "classifying");
+    kill_worker();
+    daemon_->wait_flow(cut < header.size() ? "proxy_header" : "classifying");
+    client.send_all(all.substr(cut));
+    const TcpStream upstream = server.accept();
+    EXPECT_EQ(upstream.recv_exactly(hello.size()), hello);
+    EXPECT_EQ(daemon_->wait_flow().at("client"), "192.0.2.7:40000");
+    client.half_close();
+    EXPECT_EQ(upstream.recv_to_end(), End::fin);
+    upstream.half_close();
+    EXPECT_EQ(client.recv_to_end(), End::fin);
+    EXPECT_TRUE(daemon_->wait_active(0));
+  }
+}
+
+// What the counters, the command and the pinned map say of a flow is the same after a death as before.
+TEST_P(Survive, NamesAndCountersStay) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  client.send_all("EHLO client\r\n");
+  EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
+  const Json before = daemon_->wait_flow();
+  kill_worker();
+  const Json after = daemon_->wait_flow();
+  for (const char* same : {"cookie", "client", "listener", "upstream", "server"})
+    EXPECT_EQ(after.at(same), before.at(same)) << same;
+  EXPECT_EQ(after.at("directions").at("up").at("bytes"), 13);
+  EXPECT_EQ(daemon_->totals().at("accepted"), 1);
+  EXPECT_EQ(daemon_->pinned_flows().value_or(1), 1u);
+}
+
+TEST_P(Survive, ReloadedConfigurations) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  const std::string file = read_file(daemon_->config_file());
+  const size_t at_name = file.find("name = \"mail\"");
+  ASSERT_NE(at_name, std::string::npos);
+  std::string changed = file;
+  changed.replace(at_name, 13, "name = \"post\"");
+  std::ofstream(daemon_->config_file()) << changed;
+  EXPECT_EQ(daemon_->ask({{"command", "reload"}}).value("error", ""), "");
+  auto [client2, upstream2] = Pair{connect(), server.accept()};
+  std::ofstream(daemon_->config_file()) << "what a worker that comes later does not read";
+  kill_worker();
+  std::map<std::string, int> of;
+  for (const Json& flow : daemon_->flows()) of[flow.at("listener").get<std::string>()]++;
+  EXPECT_EQ(of, (std::map<std::string, int>{{"mail", 1}, {"post", 1}}));
+  client.send_all("one");
+  client2.send_all("two");
+  EXPECT_EQ(upstream.recv_exactly(3), "one");
+  EXPECT_EQ(upstream2.recv_exactly(3), "two");
+}
+
+TEST_P(Survive, ACrashIsReported) {
+  start();
+  kill_worker(SIGSEGV);
+  const auto reports = std::filesystem::directory_iterator(daemon_->crash_directory());
+  ASSERT_NE(reports, std::filesystem::directory_iterator());
+  const std::string report = read_file(reports->path());
+  EXPECT_NE(report.find("cause: SIGSEGV"), std::string::npos) << report;
+  EXPECT_NE(report.find("end of report"), std::string::npos) << report;
+  EXPECT_TRUE(daemon_->process().wait_for("died: SIGSEGV (Segmentation fault); report ")) << daemon_->log();
+}
+
+// The keeper is gone, so nobody would start another worker: this one ends as by SIGTERM.
+TEST_P(Survive, TheKeeperIsKilled) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  const pid_t worker = daemon_->worker();
+  const Fd end(static_cast<int>(::syscall(SYS_pidfd_open, worker, 0)));
+  daemon_->process().signal(SIGKILL);
+  EXPECT_TRUE(daemon_->process().wait_for("draining: 1 flows")) << daemon_->log();
+  EXPECT_EQ(TcpStream::try_connect(at(kAddress, kMailPort)), ECONNREFUSED);
+  client.send_all_with_fin("QUIT\r\n");
+  EXPECT_EQ(upstream.recv_line(), "QUIT\r");
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(), End::fin);
+  pollfd polled{end.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&polled, 1, static_cast<int>(kPatience.count())), 1) << daemon_->log();
+  expect_no_trace(*daemon_);
+  daemon_.reset();
+}
+
+}  // namespace
+}  // namespace penstock::test
