@@ -13,6 +13,7 @@
 #include "crash/report.h"
 #include "daemon/admin.h"
 #include "daemon/daemon.h"
+#include "daemon/drained.h"
 #include "daemon/engine.h"
 #include "daemon/plans.h"
 #include "flow/record.h"
@@ -25,6 +26,7 @@ namespace penstock::daemon {
 // In memory that all workers share; zero at the start.
 struct Memory {
   std::atomic<uint64_t> end_ns;  // when the grace is over; 0: nobody wants the end
+  DrainedNames drained;
   alignas(8) std::byte log_ring[1 << 20];
   alignas(8) std::byte crash[sizeof(crash::Shared)];
   penstock_totals totals;  // where there are no maps

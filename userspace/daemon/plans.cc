@@ -49,6 +49,10 @@ Plans::Entry* Plans::entry(size_t i) const {
 }
 
 void Plans::keep(const config::Source& source, const std::shared_ptr<const flow::Plan>& plan) {
+  std::erase_if(used_, [&](const auto& u) { return u.first == plan->id(); });
+  used_.emplace_back(plan->id(), plan);
+  for (size_t i = 0; i < kPlansMax; i++)
+    if (entry(i)->id == plan->id()) return;  // of the worker before us
   Entry* place = nullptr;
   for (size_t i = 0; i < kPlansMax; i++) {
     Entry* e = entry(i);
@@ -79,8 +83,6 @@ void Plans::keep(const config::Source& source, const std::shared_ptr<const flow:
   for (size_t i = 0; i < c.listeners.size(); i++) put(plan->listener_slot(i));
   for (size_t i = 0; i < c.upstreams.size(); i++) put(plan->upstream_slot(i));
   place->id.store(plan->id(), std::memory_order_release);
-  std::erase_if(used_, [&](const auto& u) { return u.first == plan->id(); });
-  used_.emplace_back(plan->id(), plan);
 }
 
 std::vector<Plans::Kept> Plans::all() const {

@@ -11,6 +11,7 @@
 
 #include "base/unavailable.h"
 #include "daemon/checks.h"
+#include "daemon/drained.h"
 #include "daemon/http.h"
 #include "daemon/listen.h"
 #include "daemon/reload.h"
@@ -325,29 +326,12 @@ Json order_lane(flow::Shared& shared, const Json& request) {
   return result;
 }
 
-// {"name": "mailbox"}, or "mailbox/192.0.2.1:25": that upstream's servers, or that one, get no new flows, or
-// do again. It holds over reloads: for an upstream whatever its servers are then, for a server as long as the
-// configuration has it.
-Json drain(const flow::Shared& shared, const Json& request, bool drained) {
+// {"name": "mailbox"}, or "mailbox/192.0.2.1:25".
+Json drain(const flow::Shared& shared, const Facts& facts, const Json& request, bool drained) {
   const auto name = request.at("name").get<std::string>();
   const auto plan = shared.plan();
-  Json servers = Json::array();
-  bool known = false;
-  for (size_t i = 0; i < plan->config().upstreams.size(); i++) {
-    if (name == plan->config().upstreams[i].name) {
-      plan->servers_at(i).set_drained(drained);
-      known = true;
-    }
-    plan->servers_at(i).for_each_server([&](flow::Server& s) {
-      const std::string full = s.upstream() + "/" + s.what().text;
-      if (name != s.upstream() && name != full) return;
-      if (s.drained.exchange(drained) != drained)
-        log::info("upstream {}: server {} {}", s.upstream(), s.what().text,
-                  drained ? "is drained: no new flows" : "serves again");
-      servers.push_back({{"server", full}, {"flows", s.flows.load()}});
-    });
-  }
-  if (servers.empty() && !known) {
+  std::vector<DrainedServer> servers;
+  if (!set_drained(*plan, name, drained, &servers)) {
     std::string names;
     for (const config::Upstream& u : plan->config().upstreams) names += (names.empty() ? "" : ", ") + u.name;
     return {{"error",
@@ -355,7 +339,15 @@ Json drain(const flow::Shared& shared, const Json& request, bool drained) {
              "status names it; upstreams: " +
                  names + ")"}};
   }
-  return {{drained ? "drained" : "resumed", servers}};
+  if (facts.drained) keep_drained(*facts.drained, *plan);
+  Json answer = Json::array();
+  for (const auto& [s, changed] : servers) {
+    if (changed)
+      log::info("upstream {}: server {} {}", s->upstream(), s->what().text,
+                drained ? "is drained: no new flows" : "serves again");
+    answer.push_back({{"server", s->upstream() + "/" + s->what().text}, {"flows", s->flows.load()}});
+  }
+  return {{drained ? "drained" : "resumed", answer}};
 }
 
 }  // namespace
@@ -366,8 +358,8 @@ Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   if (command == "flows") return flows(shared, request);
   if (command == "lane") return order_lane(shared, request);
   if (command == "kill") return kill(shared, request);
-  if (command == "drain") return drain(shared, request, true);
-  if (command == "resume") return drain(shared, request, false);
+  if (command == "drain") return drain(shared, facts, request, true);
+  if (command == "resume") return drain(shared, facts, request, false);
   if (command == "reload") return facts.reload->run();
   if (is_unavailable(kUnavailableCommands, command)) return {{"error", unavailable(command)}};
   return {{"error", "unknown command"}};

@@ -15,6 +15,7 @@ struct State;
 
 namespace penstock::daemon {
 
+struct DrainedNames;
 class Http;
 class Listeners;
 class Reload;
@@ -31,6 +32,7 @@ struct Facts {
   Reload* reload = nullptr;    // not null once it is ready
   const check::Checker* checker = nullptr;
   Listeners* listeners = nullptr;
+  DrainedNames* drained = nullptr;  // null: they are forgotten with the process
 };
 
 // Thread-safe: asks the workers where only they know.

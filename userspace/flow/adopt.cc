@@ -63,6 +63,40 @@ config::Limits unlimited(config::Limits limits) {
 
 }  // namespace
 
+void describe(FlowTable& table, const InHand::Flow& flow, char* out, size_t bytes) {
+  constexpr const char* kWhat[] = {"-",
+                                   "accept",
+                                   "inbox",
+                                   "events",
+                                   "watch_client",
+                                   "watch_upstream",
+                                   "first_bytes",
+                                   "connect",
+                                   "connect",
+                                   "connect",
+                                   "header_room",
+                                   "read_client",
+                                   "read_upstream",
+                                   "write_client",
+                                   "write_upstream"};
+  constexpr const char* kErrands[] = {"deadline", "pumping", "publishing", "answer", "adopting"};
+  const auto of = [](const auto& names, auto number) {
+    return static_cast<size_t>(number) < std::size(names) ? names[static_cast<size_t>(number)] : "-";
+  };
+  const char* what = of(kWhat, flow.event);
+  if (const uint32_t errand = flow.event - kDeadline; errand < std::size(kErrands)) what = kErrands[errand];
+  if (bytes == 0) return;
+  if (flow.slot >= table.size()) {
+    out[0] = 0;
+    return;
+  }
+  const FlowRecord& r = table[flow.slot];
+  const auto end = fmt::format_to_n(
+      out, bytes - 1, "cookie={} {}: {}, up {}, down {}", r.cookie[kClient], of(kPhaseNames, flow.phase),
+      what, of(kLaneNames, r.direction[kUp].lane.load()), of(kLaneNames, r.direction[kDown].lane.load()));
+  *end.out = 0;
+}
+
 void blame(Shared& shared, const InHand::Flow& flow) {
   if (flow.slot >= shared.table->size()) return;
   FlowRecord& r = (*shared.table)[flow.slot];

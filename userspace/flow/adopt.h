@@ -10,6 +10,10 @@
 
 namespace penstock::flow {
 
+// A flow in hand, in words; at most `bytes`, ends with 0. No allocation, no lock: also while the process crashes,
+// and whatever its numbers are.
+void describe(FlowTable& table, const InHand::Flow& flow, char* out, size_t bytes);
+
 struct Stock {
   std::vector<uint32_t> flows;   // slots
   std::vector<int> descriptors;  // that records speak of

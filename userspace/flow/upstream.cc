@@ -180,6 +180,11 @@ void Upstream::set_drained(bool drained) {
   drained_ = drained;
 }
 
+bool Upstream::is_drained() const {
+  std::lock_guard lock(mutex_);
+  return drained_;
+}
+
 Server* Upstream::find(uint64_t id) {
   std::unique_lock lock(mutex_, std::defer_lock);
   if (by_srv_) lock.lock();

@@ -95,6 +95,7 @@ class Upstream {
   // By command, as a whole: servers that come later, by a reload or by DNS, are drained from their first
   // moment. Those that are there have their own `drained`.
   void set_drained(bool drained);
+  bool is_drained() const;
   size_t size() const;  // servers
   void for_each_server(const std::function<void(Server&)>& visit) const;
 
