@@ -102,4 +102,4 @@ def has(daemon):
     entries = {name: len(dump(daemon.map_id(name))) for name in ("flows", "direction_of")}
     return {"descriptors": len(list(pathlib.Path(f"/proc/{daemon.pid}/fd").iterdir())) - totals["pipes"] * 2,
             "held_bytes": totals["held_bytes"],
-            "pipe_bytes": totals["pipe_bytes"], "resident": resident_bytes(daemon.pid), **entries}
+            "pipe_bytes": totals["pipe_bytes"], "resident": resident_bytes(daemon.worker), **entries}

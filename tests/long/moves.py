@@ -228,12 +228,12 @@ def under_load(report, options, netns, names, server, daemon, operator):
 def without_load(report, options, daemon, operator):
     for _ in range(WARM_RELOADS):
         operator.reload()
-    before, began_s = own_bytes(daemon.pid), time.monotonic()
+    before, began_s = own_bytes(daemon.worker), time.monotonic()
     for _ in range(options.idle_reloads):
         operator.reload()
     each_s = (time.monotonic() - began_s) / max(options.idle_reloads, 1)
     wait_for("the listener that is not wanted to be closed",
              lambda: operator.listens() == bool(operator.reloads % 2))
-    grown = own_bytes(daemon.pid) - before
+    grown = own_bytes(daemon.worker) - before
     report.claim(grown <= GROWTH_MAX, "memory", f"{mib(grown)} more after {options.idle_reloads} reloads "
                  f"of {1000 * each_s:.0f} ms; {mib(before)} after the first {WARM_RELOADS}")

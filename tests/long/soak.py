@@ -91,7 +91,7 @@ class Soak:
     def at_rest(self):
         self.daemon.wait_active(0, 60)
         wait_for("the listener that is not wanted to be closed", lambda: not self.netns.run("ss", "-Hltn", f"sport = :{MORE_PORT}"))
-        totals, pid = self.daemon.totals(), self.daemon.pid
+        totals, pid = self.daemon.totals(), self.daemon.worker
         return {"descriptors": len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir())), "slots in use": totals["active"],
                 **{f"entries of {name}": number for name, number in sorted(entries(pid).items())},
                 "held_bytes": totals["held_bytes"], "pipes": totals["pipes"], "RSS, KiB": resident_bytes(pid) >> 10,

@@ -55,7 +55,7 @@ class Daemon:
         config.write_text(self.configuration)
         self.process = stage.start(netns, name, *through, stage.program("userspace/penstockd"), "--config", config,
                                    environment={"STATE_DIRECTORY": directory / "crashes", **(environment or {})})
-        self.pid = self.process.pid
+        self.pid = self.process.pid  # the keeper's, which has every descriptor
         self.command = stage.program("tools/penstock/penstock")
         wait_for("penstockd to serve", lambda: "ready: engine" in self.process.log() or not self.process.running())
         if not self.process.running():
@@ -63,6 +63,11 @@ class Daemon:
         self.engine = self.status()["engine"]
         if engine == "auto" and self.engine != "sockmap" and not may_relay:
             raise Failed(f"engine auto chose {self.engine}: {self.status()['engine_reason']}")
+
+    @property
+    def worker(self):
+        """Its pid, also of one that does not answer."""
+        return int(pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[-1])
 
     def line(self):
         return Line(self.admin)
@@ -94,21 +99,24 @@ class Daemon:
 
     @contextlib.contextmanager
     def stopped(self):
-        """SIGSTOP for as long as the block lasts."""
-        self.process.signal(signal.SIGSTOP)
+        """SIGSTOP for as long as the block lasts; the keeper, too, or it would end a worker that stands still."""
+        stopped = (self.pid, self.worker)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            self.process.signal(signal.SIGCONT)
+            for pid in reversed(stopped):
+                os.kill(pid, signal.SIGCONT)
 
     def has_capability(self, number):
-        for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
+        for line in pathlib.Path(f"/proc/{self.worker}/status").read_text().splitlines():
             if line.startswith("CapPrm:"):
                 return bool(int(line.split()[1], 16) >> number & 1)
-        raise Failed(f"/proc/{self.pid}/status has no CapPrm")
+        raise Failed(f"/proc/{self.worker}/status has no CapPrm")
 
     def cpu_s(self):
-        after_name = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        after_name = pathlib.Path(f"/proc/{self.worker}/stat").read_text().rpartition(") ")[2].split()
         return sum(map(int, after_name[11:13])) / 100  # utime, stime in USER_HZ; proc(5)
 
     def map_id(self, name):

@@ -90,8 +90,10 @@ class Memory(Story):
 
 
 def weights(edge):
-    """The maps that the daemon has mapped are in its RSS as well: counted once."""
-    return {"RSS without maps": resident_bytes(edge.pid) - mapped_bpf_bytes(edge.pid), "BPF memlock": bpf_bytes(edge.pid)}
+    """The maps that the daemon has mapped are in its RSS as well: counted once. Pages that keeper and worker share count for
+    both."""
+    resident = sum(resident_bytes(pid) - mapped_bpf_bytes(pid) for pid in (edge.pid, edge.worker))
+    return {"RSS without maps": resident, "BPF memlock": bpf_bytes(edge.pid)}
 
 
 def settled_slab():
