@@ -49,6 +49,10 @@ int kill(const Daemon& daemon, const std::vector<std::string>& cookies);
 // The whole configuration anew. kBadUsage when it has a mistake.
 int reload(const Daemon& daemon);
 
+// Another program in the place of the one that runs; empty: the one at the same path. kFailed when that is
+// back.
+int upgrade(const Daemon& daemon, const std::string& program, unsigned patience_s);
+
 // No new flows for an upstream, or one of its servers ("mailbox/192.0.2.1:25"); or again.
 int drain(const Daemon& daemon, const std::string& name);
 int resume(const Daemon& daemon, const std::string& name);

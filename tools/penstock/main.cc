@@ -32,6 +32,7 @@ struct Options {
   FlowFilter filter;
   std::string cookie, direction, to, name;
   std::vector<std::string> cookies;
+  unsigned patience_s = 60;
   Examined whom;
 };
 
@@ -132,6 +133,15 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
   add_command(app, o, "reload", "Read the configuration anew")->callback([=] {
     *exit_code = reload(o->daemon);
   });
+  auto* upgrade_command =
+      add_command(app, o, "upgrade", "Another penstockd in the place of the one that runs");
+  upgrade_command->add_option("BINARY", o->name, "Else the one at the path that the daemon was started from");
+  upgrade_command
+      ->add_option("--patience", o->patience_s,
+                   "Seconds each of its steps may take; then the old one is back")
+      ->check(CLI::Range(1, 3600))
+      ->capture_default_str();
+  upgrade_command->callback([=] { *exit_code = upgrade(o->daemon, o->name, o->patience_s); });
   auto* drain_command = add_command(app, o, "drain", "No new flows for an upstream or one of its servers");
   drain_command->add_option("NAME", o->name, "UPSTREAM or UPSTREAM/SERVER")->required();
   drain_command->callback([=] { *exit_code = drain(o->daemon, o->name); });

@@ -57,8 +57,8 @@ std::string daemon_text(const Json& answer) {
     all += fmt::format("worker  pid {}  {} died before it, the last {} ago of {}\n", text(worker, "pid"),
                        text(worker, "crashes"), age(last, "unix_s"),
                        text(last, "cause") == "no heartbeat" ? "no heartbeat"
-                       : signal ? fmt::format("signal {}", *signal)
-                                : "exit code " + text(last, "exit_code"));
+                       : signal                              ? fmt::format("signal {}", *signal)
+                                                             : "exit code " + text(last, "exit_code"));
   }
   all += fmt::format("engine  {} ({})\n", text(answer, "engine"), sentence(answer, "engine_reason"));
   all += fmt::format("io      {}\n", sentence(answer, "io"));

@@ -22,7 +22,7 @@ inline constexpr std::array<std::string_view, 9> kUnavailableKeys = {
     "upstream.proxy_header",
     "upstream.timeouts.proxy_header",
 };
-inline constexpr std::array<std::string_view, 3> kUnavailableCommands = {"top", "ban", "upgrade"};
+inline constexpr std::array<std::string_view, 2> kUnavailableCommands = {"top", "ban"};
 inline constexpr std::array<std::string_view, 1> kUnavailablePages = {"/"};  // of admin.http
 
 template <size_t N>

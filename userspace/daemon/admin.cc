@@ -113,6 +113,21 @@ Result<AdminSocket> AdminSocket::open(const std::string& path) {
   return l;
 }
 
+AdminSocket AdminSocket::reopen(const Handle& handle) {
+  AdminSocket l;
+  l.socket_.reset(::fcntl(handle.fd, F_DUPFD_CLOEXEC, 3));
+  l.path_ = handle.path;
+  l.device_ = handle.device;
+  l.inode_ = handle.inode;
+  return l;
+}
+
+AdminSocket::Handle AdminSocket::handle() const {
+  Handle h{.fd = socket_.get(), .device = device_, .inode = inode_, .path = {}};
+  path_.copy(h.path, sizeof h.path - 1);
+  return h;
+}
+
 void AdminSocket::remove() const {
   struct stat s;
   if (::lstat(path_.c_str(), &s) == 0 && s.st_dev == device_ && s.st_ino == inode_) ::unlink(path_.c_str());

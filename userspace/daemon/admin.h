@@ -29,6 +29,14 @@ class AdminSocket {
   // On `path`: mode 0660, group "penstock" where that exists and may be given. Creates its directory (0755),
   // replaces the socket of a daemon that is gone. An error when another one listens there.
   static Result<AdminSocket> open(const std::string& path);
+  // What another program opened, for one that has its descriptor: of that socket, a copy of it.
+  struct Handle {
+    int32_t fd;
+    uint64_t device, inode;
+    char path[108];
+  };
+  static AdminSocket reopen(const Handle& handle);
+  Handle handle() const;
   int fd() const { return socket_.get(); }
   const std::string& path() const { return path_; }
   void remove() const;  // if it is still ours

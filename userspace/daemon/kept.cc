@@ -88,6 +88,56 @@ void open_crashes(const config::Config& c, Kept* k) {
               strerror(errno));
 }
 
+Status map_memory(Kept* k) {
+  struct stat s {};
+  if (fstat(k->memory_file.get(), &s) || static_cast<size_t>(s.st_size) < sizeof(Memory))
+    return Error{"what is kept is not what it should be"};
+  void* memory = mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED, k->memory_file.get(), 0);
+  if (memory == MAP_FAILED) return Error{fmt::format("cannot map what is kept: {}", strerror(errno))};
+  k->memory = static_cast<Memory*>(memory);
+  return Nothing{};
+}
+
+template <size_t N>
+void put(char (&out)[N], const std::string& text) {
+  out[text.copy(out, N - 1)] = 0;
+}
+
+void write_manifest(Kept* k) {
+  Manifest& m = k->memory->manifest;
+  m.flows_max = k->flows_max;
+  m.threads = k->threads;
+  m.splice = k->engine.splice;
+  m.table = k->table->memory();
+  m.plans = k->plans->memory();
+  m.crashes = k->crashes.get();
+  m.started_ns = k->started_ns;
+  m.started_unix_s = k->started_unix_s;
+  m.admin = k->admin->handle();
+  if (k->sockmap) m.sockmap = k->sockmap->handles();
+  m.has_sockmap = k->sockmap != nullptr;
+  put(m.engine_reason, k->engine.reason);
+  put(m.crash_directory, k->crash_directory);
+  m.layout = kMemoryLayout;
+}
+
+std::vector<int> descriptors_of(const Manifest& m) {
+  std::vector<int> all = {0, 1, 2, m.table, m.plans, m.crashes, m.admin.fd};
+  if (!m.has_sockmap) return all;
+  for (const int fd : m.sockmap.maps) all.push_back(fd);
+  for (uint32_t t = 0; t < m.threads; t++) all.push_back(m.sockmap.rings[t]);
+  for (const int fd : {m.sockmap.socket_ops, m.sockmap.cgroup, m.sockmap.pin_lock}) all.push_back(fd);
+  return all;
+}
+
+Status known(const Manifest& m) {
+  if (m.layout != kMemoryLayout)
+    return Error{fmt::format("what is kept has layout {}, not {}", m.layout, kMemoryLayout)};
+  if (m.has_sockmap && m.sockmap.layout != PENSTOCK_LAYOUT)
+    return Error{fmt::format("the BPF maps have layout {}, not {}", m.sockmap.layout, PENSTOCK_LAYOUT)};
+  return Nothing{};
+}
+
 }  // namespace
 
 uint64_t memory_limit_bytes(const config::Config& c) {
@@ -103,7 +153,7 @@ bool Kept::is_kept(int fd) const {
   return std::binary_search(descriptors.begin(), descriptors.end(), fd);
 }
 
-Status make_kept(const config::Config& c, Kept* k) {
+Status make_kept(const config::Config& c, const config::Source& source, Kept* k) {
   k->pid = getpid();
   k->started_ns = io::now_ns();
   k->started_unix_s =
@@ -112,9 +162,10 @@ Status make_kept(const config::Config& c, Kept* k) {
   auto admin = AdminSocket::open(c.admin.socket);
   if (!admin) return admin.error();
   k->admin = std::move(*admin);
-  void* memory = mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return Error{"no memory to keep anything in"};
-  k->memory = static_cast<Memory*>(memory);
+  k->memory_file.reset(memfd_create("penstock-memory", MFD_CLOEXEC));
+  if (!k->memory_file.valid() || ftruncate(k->memory_file.get(), sizeof(Memory)))
+    return Error{fmt::format("no memory to keep anything in: {}", strerror(errno))};
+  if (auto s = map_memory(k); !s) return s;
   k->flows_max = flows_max_of(c);
   k->threads = c.daemon.threads ? c.daemon.threads : std::max(1u, std::thread::hardware_concurrency());
   k->threads = std::min<uint32_t>(k->threads, PENSTOCK_THREADS_MAX);
@@ -127,16 +178,73 @@ Status make_kept(const config::Config& c, Kept* k) {
   auto plans = Plans::create();
   if (!plans) return plans.error();
   k->plans.emplace(std::move(*plans));
+  k->plans->keep_start(source);
   open_crashes(c, k);
+  write_manifest(k);
   k->descriptors = open_descriptors();
   std::sort(k->descriptors.begin(), k->descriptors.end());
   return Nothing{};
 }
 
 void remove_kept(Kept& k) {
+  if (k.reopened) return remove_kept(k.memory_file.get());
   if (k.admin) k.admin->remove();
   k.admin.reset();
   k.sockmap.reset();
+}
+
+Kept::~Kept() {
+  if (memory) munmap(memory, sizeof(Memory));
+}
+
+Status look_at_kept(int memory_file, Kept* k) {
+  k->reopened = true;
+  k->pid = getppid();
+  k->memory_file.reset(fcntl(memory_file, F_DUPFD_CLOEXEC, 3));
+  if (auto s = map_memory(k); !s) return s;
+  const Manifest& m = k->memory->manifest;
+  if (auto s = known(m); !s) return s;
+  k->flows_max = m.flows_max;
+  k->threads = m.threads;
+  k->started_ns = m.started_ns;
+  k->started_unix_s = m.started_unix_s;
+  k->engine.splice = m.splice;
+  k->engine.reason = m.engine_reason;
+  k->admin = AdminSocket::reopen(m.admin);
+  k->crash_directory = m.crash_directory;
+  k->crashes.reset(fcntl(m.crashes, F_DUPFD_CLOEXEC, 3));
+  auto table = flow::FlowTable::reopen(m.table);
+  if (!table) return table.error();
+  k->table.emplace(std::move(*table));
+  auto plans = Plans::reopen(m.plans);
+  if (!plans) return plans.error();
+  k->plans.emplace(std::move(*plans));
+  return Nothing{};
+}
+
+Status reopen_kept(int memory_file, Kept* k) {
+  const std::vector<int> before = open_descriptors();
+  if (auto s = look_at_kept(memory_file, k); !s) return s;
+  const Manifest& m = k->memory->manifest;
+  if (m.has_sockmap) {
+    auto sockmap = sockmap::Sockmap::reopen(m.sockmap);
+    if (!sockmap) return sockmap.error();
+    k->sockmap = std::move(*sockmap);
+  }
+  k->descriptors = descriptors_of(m);
+  k->descriptors.push_back(memory_file);
+  for (const int fd : open_descriptors())
+    if (std::find(before.begin(), before.end(), fd) == before.end()) k->descriptors.push_back(fd);
+  std::sort(k->descriptors.begin(), k->descriptors.end());
+  return Nothing{};
+}
+
+void remove_kept(int memory_file) {
+  Kept k;
+  k.memory_file.reset(fcntl(memory_file, F_DUPFD_CLOEXEC, 3));
+  if (!map_memory(&k) || !known(k.memory->manifest)) return;
+  AdminSocket::reopen(k.memory->manifest.admin).remove();
+  if (k.memory->manifest.has_sockmap) sockmap::Sockmap::remove(k.memory->manifest.sockmap);
 }
 
 }  // namespace penstock::daemon

@@ -23,9 +23,26 @@
 
 namespace penstock::daemon {
 
+inline constexpr uint32_t kMemoryLayout = 1;  // counts up with any change of Memory
+
+// Where everything is that a worker of another program has to find. Written once.
+struct Manifest {
+  uint32_t layout;
+  uint32_t flows_max, threads;
+  uint32_t has_sockmap, splice;
+  int32_t table, plans, crashes;  // descriptors
+  uint64_t started_ns;
+  double started_unix_s;
+  AdminSocket::Handle admin;
+  sockmap::Handles sockmap;
+  char engine_reason[512], crash_directory[256];
+};
+
 // In memory that all workers share; zero at the start.
 struct Memory {
-  std::atomic<uint64_t> end_ns;  // when the grace is over; 0: nobody wants the end
+  Manifest manifest;
+  std::atomic<uint64_t> crashes_told;  // of State::crashes, those that are in the log
+  std::atomic<uint64_t> end_ns;        // when the grace is over; 0: nobody wants the end
   DrainedNames drained;
   alignas(8) std::byte log_ring[1 << 20];
   alignas(8) std::byte crash[sizeof(crash::Shared)];
@@ -35,6 +52,8 @@ struct Memory {
 };
 
 struct Kept {
+  Fd memory_file;
+  bool reopened = false;  // made by another program
   Memory* memory = nullptr;
   std::optional<AdminSocket> admin;
   std::unique_ptr<sockmap::Sockmap> sockmap;
@@ -47,7 +66,8 @@ struct Kept {
   pid_t pid = 0;
   uint64_t started_ns = 0;
   double started_unix_s = 0;
-  std::vector<int> descriptors;  // sorted: open before the first worker
+  std::vector<int> descriptors;  // sorted: of all that, and what else was open before the first worker
+  ~Kept();
 
   flow::Statistics statistics();
   bool is_kept(int fd) const;
@@ -56,7 +76,13 @@ struct Kept {
 uint64_t memory_limit_bytes(const config::Config& c);
 
 // REQUIRES: one thread.
-Status make_kept(const config::Config& config, Kept* out);
+Status make_kept(const config::Config& config, const config::Source& source, Kept* out);
 void remove_kept(Kept& kept);
+
+// What another program made, by the descriptor of its memory. With the programs of this one.
+Status reopen_kept(int memory_file, Kept* out);
+void remove_kept(int memory_file);
+// That of it which can be looked at without a change to anything: layouts, plans, engine.
+Status look_at_kept(int memory_file, Kept* out);
 
 }  // namespace penstock::daemon

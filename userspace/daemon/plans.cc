@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/plans.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -24,11 +25,19 @@ struct Plans::Entry {
 };
 
 Result<Plans> Plans::create() {
-  Plans p;
-  constexpr size_t kBytes = kPlansMax * kPlanBytesMax;
-  p.memory_ = Fd(memfd_create("penstock-plans", MFD_CLOEXEC));
-  if (!p.memory_.valid() || ftruncate(p.memory_.get(), static_cast<off_t>(kBytes)))
+  Fd memory(memfd_create("penstock-plans", MFD_CLOEXEC));
+  if (!memory.valid() || ftruncate(memory.get(), static_cast<off_t>(kBytes)))
     return Error{fmt::format("cannot keep the configuration: {}", strerror(errno))};
+  return map(std::move(memory));
+}
+
+Result<Plans> Plans::reopen(int memory) {
+  return map(Fd(fcntl(memory, F_DUPFD_CLOEXEC, 3)));
+}
+
+Result<Plans> Plans::map(Fd file) {
+  Plans p;
+  p.memory_ = std::move(file);
   void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, p.memory_.get(), 0);
   if (memory == MAP_FAILED) return Error{fmt::format("cannot keep the configuration: {}", strerror(errno))};
   p.bytes_ = static_cast<uint8_t*>(memory);
@@ -41,7 +50,7 @@ Plans::Plans(Plans&& other) noexcept
       used_(std::move(other.used_)) {}
 
 Plans::~Plans() {
-  if (bytes_) munmap(bytes_, kPlansMax * kPlanBytesMax);
+  if (bytes_) munmap(bytes_, kBytes);
 }
 
 Plans::Entry* Plans::entry(size_t i) const {
@@ -83,6 +92,22 @@ void Plans::keep(const config::Source& source, const std::shared_ptr<const flow:
   for (size_t i = 0; i < c.listeners.size(); i++) put(plan->listener_slot(i));
   for (size_t i = 0; i < c.upstreams.size(); i++) put(plan->upstream_slot(i));
   place->id.store(plan->id(), std::memory_order_release);
+}
+
+void Plans::keep_start(const config::Source& source) {
+  Entry* e = entry(kPlansMax);
+  e->toml_bytes = static_cast<uint32_t>(source.toml.size());
+  e->env_bytes = static_cast<uint32_t>(source.env.size());
+  PENSTOCK_ASSERT(sizeof(Entry) + e->bytes() <= kPlanBytesMax);
+  uint8_t* at = std::copy(source.toml.begin(), source.toml.end(), e->text());
+  std::copy(source.env.begin(), source.env.end(), at);
+}
+
+config::Source Plans::start() const {
+  Entry* e = entry(kPlansMax);
+  if (sizeof(Entry) + e->bytes() > kPlanBytesMax) return {};
+  const char* text = reinterpret_cast<const char*>(e->text());
+  return {{text, e->toml_bytes}, {text + e->toml_bytes, e->env_bytes}};
 }
 
 std::vector<Plans::Kept> Plans::all() const {

@@ -27,6 +27,8 @@ class Plans {
   };
 
   static Result<Plans> create();
+  static Result<Plans> reopen(int memory);  // of another program; the descriptor stays the caller's
+  int memory() const { return memory_.get(); }
   Plans(Plans&& other) noexcept;
   Plans& operator=(Plans&&) = delete;
   ~Plans();
@@ -34,10 +36,15 @@ class Plans {
   // Where kPlansMax are in use the oldest gives way: its flows go on under the newest, if a worker dies.
   void keep(const config::Source& source, const std::shared_ptr<const flow::Plan>& plan);
   std::vector<Kept> all() const;  // the oldest first
+  // What the daemon was started with: its keys that a reload does not change.
+  void keep_start(const config::Source& source);
+  config::Source start() const;
 
  private:
   struct Entry;
+  static constexpr size_t kBytes = (kPlansMax + 1) * kPlanBytesMax;  // the last one: of the start
   Plans() = default;
+  static Result<Plans> map(Fd memory);
   Entry* entry(size_t i) const;
   Fd memory_;
   uint8_t* bytes_ = nullptr;

@@ -100,6 +100,11 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
       reload.run();
       continue;
     }
+    if (info.ssi_signo == SIGUSR2 && state.step == keeper::UpgradeStep::quiescing) {
+      log::info("upgrade: everything is put down for the next program");
+      log::stop();
+      _exit(keeper::kQuiesced);  // as if we had died: the next worker finds everything as it is
+    }
     if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) continue;
     if (draining && (state.ends_wanted > 1 || state.ends_wanted == 0 || alone)) break;
     if (!draining) drain();
@@ -166,7 +171,7 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   log::start(config.daemon.log_level, config.daemon.log_format, kept.memory->log_ring);
   crash::install(reports);
   (void)crash::prepare_thread(nullptr);
-  if (!is_first) log::warn("{}", estate.death);
+  if (!estate.death.empty()) log::warn("{}", estate.death);
   if (estate.stock.abandoned)
     log::error("{} flows were abandoned: workers crash as they close them", estate.stock.abandoned);
   sigset_t mask;

@@ -22,6 +22,8 @@
 namespace penstock::daemon {
 namespace {
 
+constexpr uint32_t kUpgradePatienceS = 60;
+
 using flow::Direction;
 using flow::Flow;
 using flow::FlowView;
@@ -195,6 +197,11 @@ Json worker(const keeper::State& k) {
               {"crashes", k.crashes.load()},
               {"upgrades", k.upgrades.load()},
               {"state", keeper::name(k.phase.load())}};
+  const keeper::UpgradeResult result = k.result;
+  out["upgrade"] = {{"answered", k.upgrades_answered.load()}, {"result", keeper::name(result)}};
+  if (const int detail = k.result_detail;
+      result != keeper::UpgradeResult::done && result != keeper::UpgradeResult::none)
+    out["upgrade"]["reason"] = fmt::format("{} ({})", keeper::name(result), detail);
   if (const int64_t when_ns = k.last_crash_ns) {
     Json last = {{"unix_s", static_cast<double>(when_ns) / 1e9},
                  {"pid", k.last_crash_pid.load()},
@@ -206,6 +213,16 @@ Json worker(const keeper::State& k) {
     out["last_crash"] = std::move(last);
   }
   return out;
+}
+
+// The answer is the next worker's: status, worker.upgrade.
+Json upgrade(keeper::State& k, const Json& request) {
+  const auto program = request.value("program", std::string());
+  const auto patience_s = request.value("patience_s", kUpgradePatienceS);
+  if (patience_s < 1 || patience_s > 3600) return {{"error", "patience_s: accepted: 1 to 3600"}};
+  if (!keeper::ask_upgrade(k, program, 1000 * patience_s))
+    return {{"error", "an upgrade is under way, or the path has more than 255 bytes"}};
+  return {{"asked", true}};
 }
 
 Json status(flow::Shared& shared, const Facts& facts) {
@@ -358,6 +375,7 @@ Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   if (command == "flows") return flows(shared, request);
   if (command == "lane") return order_lane(shared, request);
   if (command == "kill") return kill(shared, request);
+  if (command == "upgrade") return upgrade(*facts.keeper, request);
   if (command == "drain") return drain(shared, facts, request, true);
   if (command == "resume") return drain(shared, facts, request, false);
   if (command == "reload") return facts.reload->run();

@@ -23,7 +23,7 @@ class Reload;
 struct Facts {
   std::string engine, engine_reason, io, kernel;
   pid_t pid = 0;  // of the keeper: whom an operator signals
-  const keeper::State* keeper = nullptr;
+  keeper::State* keeper = nullptr;
   uint64_t started_ns = 0;
   double started_unix_s = 0;
   uint32_t flows_max = 0;

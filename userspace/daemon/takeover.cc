@@ -64,8 +64,10 @@ Estate inspect(Parts& p, Kept& kept, const keeper::State& state) {
   Estate e;
   const crash::Options reports = report_options(kept);
   crash::Shared& crashed = *reports.shared;
-  e.death = fmt::format("worker {} died: {}; {}{}", state.last_crash_pid.load(), death_of(state),
-                        report_death(kept, reports, state), in_hand_of(crashed));
+  const uint64_t crashes = state.crashes;
+  if (kept.memory->crashes_told.exchange(crashes) != crashes)
+    e.death = fmt::format("worker {} died: {}; {}{}", state.last_crash_pid.load(), death_of(state),
+                          report_death(kept, reports, state), in_hand_of(crashed));
   if (const uint32_t guilty = crashed.guilty; guilty && guilty <= PENSTOCK_THREADS_MAX)
     if (const auto flow = crashed.hands[guilty - 1].flow()) flow::blame(p.shared, *flow);
   crashed.guilty = 0;

@@ -16,7 +16,7 @@ struct Estate {
   flow::Stock stock;
   Found found;
   std::vector<Plans::Kept> plans;  // the oldest first; empty: it died before there was one
-  std::string death;               // in words, for the log
+  std::string death;               // in words, for the log; empty: it has put everything down for an upgrade
 };
 
 crash::Options report_options(Kept& kept);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flow/record.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -58,6 +59,25 @@ Result<FlowTable> FlowTable::create(uint32_t flows_max) {
   t.header_->flows_max = flows_max;
   t.records_ = reinterpret_cast<FlowRecord*>(static_cast<char*>(p) + kRecordsAt);
   t.size_ = flows_max;
+  return t;
+}
+
+Result<FlowTable> FlowTable::reopen(int memory) {
+  FlowTable t;
+  t.memory_ = Fd(fcntl(memory, F_DUPFD_CLOEXEC, 3));
+  struct {
+    uint32_t layout, record_bytes, flows_max;
+  } header{};
+  if (!t.memory_.valid() || pread(memory, &header, sizeof header, 0) != sizeof header)
+    return Error{fmt::format("cannot read the flow table: {}", strerror(errno))};
+  if (header.layout != kRecordLayout || header.record_bytes != sizeof(FlowRecord))
+    return Error{fmt::format("the flow table has layout {}, not {}", header.layout, kRecordLayout)};
+  const size_t bytes = kRecordsAt + sizeof(FlowRecord) * header.flows_max;
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+  if (p == MAP_FAILED) return Error{fmt::format("cannot map the flow table: {}", strerror(errno))};
+  t.header_ = static_cast<Header*>(p);
+  t.records_ = reinterpret_cast<FlowRecord*>(static_cast<char*>(p) + kRecordsAt);
+  t.size_ = header.flows_max;
   return t;
 }
 

@@ -109,11 +109,14 @@ struct FlowRecord {
 class FlowTable {
  public:
   static Result<FlowTable> create(uint32_t flows_max);
+  // That of another program, by the descriptor of its memory, which stays the caller's.
+  static Result<FlowTable> reopen(int memory);
   FlowTable(FlowTable&& other) noexcept;
   FlowTable& operator=(FlowTable&&) = delete;
   ~FlowTable();
   FlowRecord& operator[](uint32_t slot) { return records_[slot]; }
   uint32_t size() const { return size_; }
+  int memory() const { return memory_.get(); }
   // No slot from here on was ever taken.
   std::atomic<uint32_t>& used() { return header_->used; }
 

@@ -188,6 +188,7 @@ Status Keeper::open_state() {
   snprintf(descriptor_text_, sizeof descriptor_text_, "%d", fd.get());
   if (!kept) {
     begin(*desk_.state, fd.get(), program_.layout);
+    desk_.state->memory = program_.memory;
     memcpy(desk_.state->program, desk_.own_program, sizeof desk_.own_program);
     fd.release();
     return Nothing{};

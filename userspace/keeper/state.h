@@ -82,6 +82,7 @@ struct State {
   std::atomic<uint32_t> released;             // futex: the start whose worker may begin
   std::atomic<int32_t> exec_errno;            // of the trial, which writes it
   std::atomic<int32_t> worker_oom_score_adj;
+  std::atomic<int32_t> memory;  // Program::memory of the first program
   char program[256];  // what the daemon is now, for an upgrade without a path
 
   // The worker's.

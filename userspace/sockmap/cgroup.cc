@@ -40,12 +40,10 @@ bool alone_in(const std::string& directory) {
   return true;
 }
 
-// `pid`: 0 for ourselves.
-int move_to(const std::string& directory, pid_t pid = 0) {
+int move_to(const std::string& directory) {
   int fd = ::open((directory + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) return errno;
-  const std::string text = std::to_string(pid);
-  int error = ::write(fd, text.data(), text.size()) > 0 ? 0 : errno;
+  int error = ::write(fd, "0", 1) > 0 ? 0 : errno;  // ourselves
   ::close(fd);
   return error;
 }
@@ -108,11 +106,23 @@ Status OwnCgroup::make_leaf(const std::string& parent) {
   return Error{fmt::format("cannot enter the cgroup {}: {}", path_, strerror(error))};
 }
 
-void OwnCgroup::leave(pid_t with) {
+OwnCgroup OwnCgroup::reopen(int fd, std::string path, std::string came_from, bool made) {
+  OwnCgroup g;
+  g.directory_ = Fd(fd);
+  g.path_ = std::move(path);
+  g.came_from_ = std::move(came_from);
+  g.made_ = made;
+  return g;
+}
+
+void OwnCgroup::leave() {
   directory_.reset();
-  if (!made_) return;
-  if (with) move_to(came_from_, with);  // fails when it is gone
-  if (move_to(came_from_) == 0) rmdir(path_.c_str());
+  if (made_ && move_to(came_from_) == 0) rmdir(path_.c_str());
+  made_ = false;
+}
+
+void OwnCgroup::forget() {
+  (void)directory_.release();
   made_ = false;
 }
 

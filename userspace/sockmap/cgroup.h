@@ -17,10 +17,14 @@ class OwnCgroup {
   OwnCgroup() = default;
   OwnCgroup(OwnCgroup&&) = default;
   OwnCgroup& operator=(OwnCgroup&&) = default;
-  // Back to where we came from, and removes the leaf; `with`: another process that is to leave it too.
-  void leave(pid_t with = 0);
+  // One that another program entered, and whose descriptor is here.
+  static OwnCgroup reopen(int fd, std::string path, std::string came_from, bool made);
+  void leave();   // back to where we came from, and removes the leaf
+  void forget();  // nothing of that, and its descriptor stays open
   int fd() const { return directory_.get(); }
   const std::string& path() const { return path_; }
+  const std::string& came_from() const { return came_from_; }
+  bool made() const { return made_; }
 
  private:
   Status make_leaf(const std::string& parent);

@@ -14,6 +14,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -103,6 +104,8 @@ struct Sockmap::Impl {
   Options options;
   penstock_bpf* skeleton = nullptr;
   bpf_link* socket_ops = nullptr;
+  bool kept = false;  // by somebody else: reopened
+  Handles handles{};  // of that
   OwnCgroup cgroup;
   std::string pin_error;
   bool pinned = false;
@@ -122,6 +125,10 @@ struct Sockmap::Impl {
   std::vector<std::unique_ptr<Ring>> rings;
 
   ~Impl() {
+    if (kept) {
+      pinned = false;
+      cgroup.forget();
+    }
     unpin();
     for (auto& r : rings) ring_buffer__free(r->buffer);
     if (socket_ops) bpf_link__destroy(socket_ops);
@@ -135,7 +142,9 @@ struct Sockmap::Impl {
   }
 
   Status load();
+  Status reuse_maps();
   Status attach();
+  Status attach_again();
   void pin();
   void unpin();
 };
@@ -149,6 +158,8 @@ Status Sockmap::Impl::load() {
   for (bpf_map* m : {maps.sources, maps.targets, maps.direction_of, maps.directions})
     bpf_map__set_max_entries(m, 2 * options.flows_max);
   bpf_map__set_max_entries(maps.flows, options.flows_max);
+  if (kept)
+    if (auto s = reuse_maps(); !s) return s;
   if (int e = penstock_bpf__load(skeleton)) return refused("the kernel refused the BPF programs", -e);
   sources = bpf_map__fd(maps.sources);
   targets = bpf_map__fd(maps.targets);
@@ -169,12 +180,14 @@ Status Sockmap::Impl::load() {
       map_memory<penstock_upstream>(bpf_map__fd(maps.upstreams), sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX);
   if (!directions || !globals || !totals || !listeners || !upstreams)
     return refused("cannot map the BPF maps", errno);
-  globals->memory_limit_bytes = options.memory_limit_bytes;
+  if (!kept) globals->memory_limit_bytes = options.memory_limit_bytes;
   for (uint32_t t = 0; t < options.threads; t++) {
     auto ring = std::make_unique<Ring>();
-    ring->map = Fd(bpf_map_create(BPF_MAP_TYPE_RINGBUF, "penstock_events", 0, 0, kEventRingBytes, nullptr));
+    ring->map =
+        Fd(kept ? fcntl(handles.rings[t], F_DUPFD_CLOEXEC, 3)
+                : bpf_map_create(BPF_MAP_TYPE_RINGBUF, "penstock_events", 0, 0, kEventRingBytes, nullptr));
     int fd = ring->map.get();
-    if (fd < 0 || bpf_map_update_elem(bpf_map__fd(maps.events), &t, &fd, BPF_ANY))
+    if (fd < 0 || (!kept && bpf_map_update_elem(bpf_map__fd(maps.events), &t, &fd, BPF_ANY)))
       return refused("cannot make an event ring", errno);
     ring->buffer = ring_buffer__new(
         fd,
@@ -187,6 +200,37 @@ Status Sockmap::Impl::load() {
     if (!ring->buffer) return refused("cannot read an event ring", errno);
     rings.push_back(std::move(ring));
   }
+  return Nothing{};
+}
+
+// All but those libbpf makes of the programs' own data.
+template <typename Visit>
+void for_each_own_map(bpf_object* object, Visit visit) {
+  bpf_map* m = nullptr;
+  size_t i = 0;
+  bpf_object__for_each_map(m, object) {
+    if (!bpf_map__is_internal(m)) visit(m, i++);
+  }
+}
+
+Status Sockmap::Impl::reuse_maps() {
+  Status all = Nothing{};
+  for_each_own_map(skeleton->obj, [&](bpf_map* m, size_t i) {
+    const int fd = i < Handles::kMapsMax ? handles.maps[i] : -1;
+    if (!all || (fd >= 0 && !bpf_map__reuse_fd(m, fd))) return;
+    all = refused(fmt::format("cannot take over the map {}", bpf_map__name(m)).c_str(),
+                  fd < 0 ? ENOENT : errno);
+  });
+  return all;
+}
+
+// Each in one step: there is no moment without a program.
+Status Sockmap::Impl::attach_again() {
+  if (bpf_prog_attach(bpf_program__fd(skeleton->progs.verdict), sources, BPF_SK_SKB_STREAM_VERDICT, 0))
+    return refused("cannot attach the verdict program", errno);
+  if (bpf_link_update(handles.socket_ops, bpf_program__fd(skeleton->progs.socket_ops), nullptr))
+    return refused("cannot put the sock_ops program in the place of the other one", errno);
+  cgroup = OwnCgroup::reopen(handles.cgroup, handles.cgroup_path, handles.came_from, handles.cgroup_made);
   return Nothing{};
 }
 
@@ -243,11 +287,62 @@ void Sockmap::Impl::unpin() {
 Sockmap::Sockmap(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Sockmap::~Sockmap() = default;
 
-void Sockmap::remove_for(pid_t pid) {
-  // The daemon's lock ended with it; whoever holds it now pins there.
-  const Fd lock = impl_->pinned ? lock_pins(impl_->options.pin, std::chrono::milliseconds(0)) : Fd();
-  if (lock.valid()) impl_->unpin();
-  impl_->cgroup.leave(pid);
+namespace {
+
+void put_path(char (&out)[Handles::kPathBytes], const std::string& path) {
+  PENSTOCK_ASSERT(path.size() < sizeof out);
+  path.copy(out, sizeof out - 1);
+}
+
+}  // namespace
+
+Handles Sockmap::handles() const {
+  if (impl_->kept) return impl_->handles;
+  Handles h{};
+  h.layout = PENSTOCK_LAYOUT;
+  h.flows_max = impl_->options.flows_max;
+  h.threads = impl_->options.threads;
+  std::fill(std::begin(h.maps), std::end(h.maps), -1);
+  for_each_own_map(impl_->skeleton->obj, [&](bpf_map* m, size_t i) {
+    PENSTOCK_ASSERT(i < Handles::kMapsMax);
+    h.maps[i] = bpf_map__fd(m);
+  });
+  for (size_t t = 0; t < impl_->rings.size(); t++) h.rings[t] = impl_->rings[t]->map.get();
+  h.socket_ops = bpf_link__fd(impl_->socket_ops);
+  h.cgroup = impl_->cgroup.fd();
+  h.pin_lock = impl_->pin_lock.valid() ? impl_->pin_lock.get() : -1;
+  h.pull = impl_->options.pull;
+  h.pinned = impl_->pinned;
+  h.cgroup_made = impl_->cgroup.made();
+  put_path(h.pin, impl_->options.pin);
+  put_path(h.cgroup_path, impl_->cgroup.path());
+  put_path(h.came_from, impl_->cgroup.came_from());
+  return h;
+}
+
+Result<std::unique_ptr<Sockmap>> Sockmap::reopen(const Handles& handles) {
+  if (handles.layout != PENSTOCK_LAYOUT)
+    return Error{fmt::format("the BPF maps have layout {}, not {}", handles.layout, PENSTOCK_LAYOUT)};
+  libbpf_set_print(on_libbpf_print);
+  t_libbpf_said.clear();
+  auto impl = std::make_unique<Impl>();
+  impl->kept = true;
+  impl->handles = handles;
+  impl->options = {.flows_max = handles.flows_max,
+                   .threads = handles.threads,
+                   .pin = handles.pin,
+                   .pull = handles.pull != 0};
+  if (auto s = impl->load(); !s) return s.error();
+  if (auto s = impl->attach_again(); !s) return s.error();
+  return std::unique_ptr<Sockmap>(new Sockmap(std::move(impl)));
+}
+
+void Sockmap::remove(const Handles& handles) {
+  if (handles.pinned) {
+    for (const char* name : kPinned) ::unlink((std::string(handles.pin) + "/" + name).c_str());
+    rmdir(handles.pin);
+  }
+  OwnCgroup::reopen(-1, handles.cgroup_path, handles.came_from, handles.cgroup_made).leave();
 }
 
 Result<std::unique_ptr<Sockmap>> Sockmap::open(const Options& options) {

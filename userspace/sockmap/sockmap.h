@@ -26,6 +26,19 @@ struct Options {
   bool cut = true;   // cut overlaps; false only to show that the self-test notices
 };
 
+// What a Sockmap consists of, for another program that finds the same descriptors. Fixed size, no pointers.
+struct Handles {
+  static constexpr size_t kMapsMax = 16, kPathBytes = 256;
+  uint32_t layout;  // PENSTOCK_LAYOUT
+  uint32_t flows_max, threads;
+  int32_t maps[kMapsMax];  // in the order of the object; the first without one is -1
+  int32_t rings[PENSTOCK_THREADS_MAX];
+  int32_t socket_ops;  // the link of the sock_ops program
+  int32_t cgroup, pin_lock;
+  uint32_t pull, pinned, cgroup_made;
+  char pin[kPathBytes], cgroup_path[kPathBytes], came_from[kPathBytes];
+};
+
 // What one direction may have waiting for its target; see penstock_direction.
 struct Thresholds {
   uint32_t high_bytes;   // memory: it leaves the splice
@@ -38,10 +51,13 @@ class Sockmap {
   // Loads, attaches the verdict to `sources` and socket_ops to a cgroup that holds this process alone: must
   // come before any TCP socket of ours exists. Errors say which step the kernel refused and what it needs.
   static Result<std::unique_ptr<Sockmap>> open(const Options& options);
-  ~Sockmap();  // unpins, detaches, leaves and removes the cgroup
-  // Of all that, what outlives a process, for one that may no longer do it: removes pins and cgroup, takes
-  // `pid` out of it. In a child of `pid`.
-  void remove_for(pid_t pid);
+  // The maps of one that another program opened, in a process that has its descriptors, with the programs of
+  // this one: flows that are in the splice keep theirs until they leave it. Its end closes none of the
+  // descriptors and removes nothing: they are kept by somebody else, until remove().
+  static Result<std::unique_ptr<Sockmap>> reopen(const Handles& handles);
+  static void remove(const Handles& handles);  // what the destructor of an opened one does, but for closing
+  ~Sockmap();                                  // unpins, detaches, leaves and removes the cgroup
+  Handles handles() const;
 
   // ---- memory shared with the programs and with whoever dumps the maps ----
   penstock_direction& direction(uint32_t index);
@@ -70,9 +86,9 @@ class Sockmap {
   bool close_valve(uint32_t index, int fd);
   bool closed(uint32_t index);
   int attach_trim(int fd);  // also for what a listener accepts
-  // Forgets the cookies and the charges of `e.slot`, hides the flow where it is shown, counts its end, and says
-  // what was spliced. All of it or nothing, also when this process dies meanwhile. Before the descriptors are
-  // closed. False: that end was counted before.
+  // Forgets the cookies and the charges of `e.slot`, hides the flow where it is shown, counts its end, and
+  // says what was spliced. All of it or nothing, also when this process dies meanwhile. Before the
+  // descriptors are closed. False: that end was counted before.
   bool end(penstock_end* e);
   // Of a flow that was never counted: a self-test's. Its cookies and charges only.
   void leave(uint32_t slot, const uint64_t cookies[2]);
