@@ -815,7 +815,7 @@ TEST_F(CommandTest, explain_refuses_what_no_client_is) {
 
 TEST_F(CommandTest, what_is_not_there_yet_says_so) {
   for (const auto& words :
-       {std::vector<std::string>{"top"}, {"upgrade"}, {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
+       {std::vector<std::string>{"top"}, {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
     auto ran = ask(words);
     EXPECT_EQ(ran.exit_code, 2);
     EXPECT_EQ(ran.err, "penstock: " + words[0] + " is not available in this version\n");

@@ -257,6 +257,11 @@ TEST_F(Upgrade, exits_on_trial) {
   expect_refusals(programs_.version(2, "trial_exits"), UpgradeResult::trial_failed, 1);
 }
 
+// As any program might, /bin/true for one.
+TEST_F(Upgrade, says_nothing_on_trial) {
+  expect_refusals(programs_.version(2, "trial_says_nothing"), UpgradeResult::trial_failed, 0);
+}
+
 TEST_F(Upgrade, crashes_on_trial) {
   expect_refusals(programs_.version(2, "trial_crashes"), UpgradeResult::trial_killed, SIGSEGV);
 }

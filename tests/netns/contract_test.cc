@@ -99,7 +99,6 @@ TEST_F(Contract, EveryCommandWithEveryKey) {
   EXPECT_EQ(json({"doctor", "mailbox", "localhost:3527"}, 1).at("verdict"), "unreachable");
 
   text({"top"}, 2, "top is not available in this version\n");
-  text({"upgrade"}, 2, "upgrade is not available in this version\n");
   text({"ban", "list"}, 2, "ban is not available in this version\n");
 
   daemon.signal(SIGHUP);

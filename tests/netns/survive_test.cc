@@ -25,6 +25,22 @@ class Survive : public Edge {
     ASSERT_EQ(::kill(before, signal), 0);
     ASSERT_TRUE(daemon_->wait_worker_after(before)) << daemon_->log();
   }
+  // What came of it.
+  std::string upgrade(const std::string& program) {
+    const Json before = daemon_->status().at("worker").at("upgrade");
+    const Json asked = daemon_->ask({{"command", "upgrade"}, {"program", program}, {"patience_s", 60}});
+    EXPECT_TRUE(asked.contains("asked")) << asked;
+    Json now;
+    EXPECT_TRUE(wait_until([&] {
+      try {
+        now = daemon_->status().at("worker").at("upgrade");
+      } catch (const std::exception&) {
+        return false;  // the worker that was asked is gone
+      }
+      return now.at("answered") != before.at("answered");
+    })) << daemon_->log();
+    return now.at("result");
+  }
   // From here to the end of its scope no worker runs: the keeper, stopped, starts none.
   class Nobody {
    public:
@@ -262,6 +278,49 @@ TEST_P(Survive, ACrashIsReported) {
   EXPECT_NE(report.find("cause: SIGSEGV"), std::string::npos) << report;
   EXPECT_NE(report.find("end of report"), std::string::npos) << report;
   EXPECT_TRUE(daemon_->process().wait_for("died: SIGSEGV (Segmentation fault); report ")) << daemon_->log();
+}
+
+TEST_P(Survive, Upgrades) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  PatternReader at_server(upstream, 1), at_client(client, 2);
+  PatternSender up(client, 1), down(upstream, 2);
+  const pid_t keeper = daemon_->process().pid();
+  for (uint64_t n = 1; n <= 3; n++) {
+    at_server.wait_received(n * kBulkBytes);
+    at_client.wait_received(n * kBulkBytes);
+    EXPECT_EQ(upgrade(daemon_program()), "done");
+    EXPECT_EQ(daemon_->status().at("pid"), keeper);
+  }
+  up.stop();
+  down.stop();
+  for (PatternReader* reader : {&at_server, &at_client}) {
+    const auto result = reader->finish();
+    EXPECT_EQ(result.wrong_at, std::nullopt);
+    EXPECT_EQ(result.end, End::fin);
+    EXPECT_EQ(result.bytes, reader == &at_server ? up.finish() : down.finish());
+  }
+  EXPECT_TRUE(closed_for("completed"));
+  EXPECT_EQ(daemon_->status().at("worker").at("crashes"), 0);
+  kill_worker();  // also of a program that came later
+  auto [client2, upstream2] = open_flow(server);
+  client2.send_all("one");
+  EXPECT_EQ(upstream2.recv_exactly(3), "one");
+}
+
+TEST_P(Survive, UpgradesThatFail) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  const TempDir directory;
+  EXPECT_EQ(upgrade("/nonexistent"), "missing");
+  EXPECT_EQ(upgrade(directory.write("text", "no program", 0755)), "not_executable");
+  EXPECT_EQ(upgrade(directory.write("anybodys", "no program", 0777)), "not_trusted");
+  EXPECT_EQ(upgrade("/bin/true"), "trial_failed");
+  EXPECT_EQ(upgrade("/bin/false"), "trial_failed");
+  client.send_all("EHLO client\r\n");
+  EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
 }
 
 // The keeper is gone, so nobody would start another worker: this one ends as by SIGTERM.

@@ -190,6 +190,47 @@ Json sockmap(const penstock_globals& g) {
           {"pulls_failed", g.pulls_failed}};
 }
 
+// Of an upgrade after which the old program goes on.
+std::string reason_of(keeper::UpgradeResult result, int detail) {
+  using R = keeper::UpgradeResult;
+  const auto because = [&](const char* what) { return fmt::format("{}: {}", what, strerror(detail)); };
+  switch (result) {
+    case R::not_now:
+      return "not while it is starting or ending";
+    case R::missing:
+      return because("the program cannot be opened");
+    case R::not_trusted:
+      return "the program is not root's alone: others own it or may write to it";
+    case R::not_executable:
+      return because("the program cannot be executed");
+    case R::trial_failed:
+      return detail ? fmt::format("it refused on trial, exit code {}; why is in the log", detail)
+                    : "it is no penstockd, or one that knows no upgrades: it ended on trial without a word";
+    case R::trial_killed:
+      return fmt::format("it was killed by signal {} on trial", detail);
+    case R::trial_timed_out:
+      return "its trial took too long";
+    case R::not_quiesced:
+      return "the worker did not put everything down in time";
+    case R::worker_died:
+      return "the worker died meanwhile";
+    case R::exec_failed:
+      return because("it cannot take the keeper's place");
+    case R::unknown_layout:
+      return "it does not know what is kept";
+    case R::start_failed:
+      return fmt::format("its worker died before it served ({}); why is in the log", detail);
+    case R::start_timed_out:
+      return "its worker did not serve in time";
+    case R::back_failed:
+      return because("the old program cannot be executed any more");
+    case R::none:
+    case R::done:
+      break;
+  }
+  return "";
+}
+
 // How often workers were started and died; the last death.
 Json worker(const keeper::State& k) {
   Json out = {{"pid", getpid()},
@@ -199,9 +240,8 @@ Json worker(const keeper::State& k) {
               {"state", keeper::name(k.phase.load())}};
   const keeper::UpgradeResult result = k.result;
   out["upgrade"] = {{"answered", k.upgrades_answered.load()}, {"result", keeper::name(result)}};
-  if (const int detail = k.result_detail;
-      result != keeper::UpgradeResult::done && result != keeper::UpgradeResult::none)
-    out["upgrade"]["reason"] = fmt::format("{} ({})", keeper::name(result), detail);
+  if (const std::string reason = reason_of(result, k.result_detail); !reason.empty())
+    out["upgrade"]["reason"] = reason;
   if (const int64_t when_ns = k.last_crash_ns) {
     Json last = {{"unix_s", static_cast<double>(when_ns) / 1e9},
                  {"pid", k.last_crash_pid.load()},

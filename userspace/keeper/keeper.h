@@ -40,8 +40,8 @@ enum class Exec { trial, upgrade };
 
 struct Program {
   char* const* arguments = nullptr;  // main's argv + 1, for the new program; "--kept N" in it is skipped
-  int memory = -1;                   // a descriptor, for State::memory: where workers of other programs look first
-  int kept = -1;                     // N of `--kept N`: we are the new program, or the old one again
+  int memory = -1;  // a descriptor, for State::memory: where workers of other programs look first
+  int kept = -1;    // N of `--kept N`: we are the new program, or the old one again
   // Right before execve(2) of a program: clears FD_CLOEXEC of what it must find. For a trial on a copy of the
   // table.
   std::function<void(const State&, Exec)> inherit;

@@ -356,6 +356,7 @@ void Supervisor::begin_upgrade(bool default_program) {
   state_.upgrade_patience_ms = static_cast<uint32_t>(granted.count());
   state_.exec_errno = 0;
   state_.step = step_ = UpgradeStep::trial;
+  state_.trials++;
   timed_out_ = false;
   upgrade_until_ = monotonic_ns() + ns(granted);
   desk_.default_program = default_program;
@@ -370,7 +371,8 @@ void Supervisor::on_trial_end(Death death) {
   if (state_.exec_errno) return end_upgrade(UpgradeResult::not_executable, state_.exec_errno);
   if (timed_out_) return end_upgrade(UpgradeResult::trial_timed_out, 0);
   if (!death.exited) return end_upgrade(UpgradeResult::trial_killed, death.what);
-  if (death.what != 0) return end_upgrade(UpgradeResult::trial_failed, death.what);
+  if (death.what != 0 || state_.trial_passed != state_.trials)
+    return end_upgrade(UpgradeResult::trial_failed, death.what);
   if (worker_ < 0 || !announced_) return end_upgrade(UpgradeResult::not_now, 0);
   quiesce();
 }

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections of every kind without end, each byte checked at both ends, through a daemon whose worker is not to be noticed."""
+import collections
+import re
+import signal
+import time
+
+from daemon import Daemon
+from lives import ENTRANCES, SERVER6, SERVERS, TABLES, aborts, has
+from report import counts, mib
+from stage import Failed, Netns
+from torture import Torture, verdict
+
+HANG_S = 60
+OURS = ("adoption_failed", "worker_crashed", "account_mismatch", "internal_error", "splice_broken")
+
+
+def add_arguments(parser):
+    parser.add_argument("--engine", choices=("auto", "io_uring"), default="auto")
+    parser.add_argument("--concurrency", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=2026)
+
+
+class Endured:
+    def __init__(self, stage, options, environment=None):
+        self.options, self.netns = options, Netns()
+        self.daemon = Daemon(stage, self.netns, TABLES, engine=options.engine, max_flows=4 * options.concurrency,
+                             access_log=True, environment=environment)
+        self.before = None if environment else has(self.daemon)
+        self.torture = Torture(
+            stage, self.netns, *(word for server in (*SERVERS, SERVER6) for word in ("--serve", server)),
+            *(word for entrance in ENTRANCES for word in ("--to", entrance)), "--admin", self.daemon.admin,
+            "--log", self.daemon.process.log_file, "--lives", 10_000_000, "--concurrency", options.concurrency,
+            "--seed", options.seed, "--hang-s", HANG_S)
+        time.sleep(2)
+
+    def worker(self):
+        """Of the status; asked again by one that dies with the question."""
+        while True:
+            if not self.daemon.process.running():
+                raise Failed(f"penstockd ended:\n{self.daemon.process.log()[-2000:]}")
+            try:
+                status = self.daemon.status()
+                if "worker" in status:
+                    return status["worker"]
+            except (OSError, Failed):
+                pass
+            time.sleep(0.01)
+
+    def settle(self, report):
+        self.torture.process.signal(signal.SIGINT)
+        exact, summary = self.torture.finish(300)
+        report.claim(exact, "content, reasons",
+                     "; ".join([f"{verdict(summary)}; seed {self.options.seed}", *self.torture.remarks()[:10]]))
+        after, totals = has(self.daemon), self.daemon.totals()
+        closed = sum(totals["closed"].values())
+        report.claim(totals["accepted"] == totals["active"] + closed, "the law",
+                     f"accepted {totals['accepted']} = active {totals['active']} + closed {closed}")
+        ours = {reason: n for reason, n in totals["closed"].items() if n and reason in OURS}
+        report.claim(not ours, "no flow ended for it", counts(ours) or "none")
+        report.figure("closed", counts({reason: n for reason, n in totals["closed"].items() if n}))
+        report.figure("carried", counts(totals["bytes"]))
+        lines = collections.Counter(line for line in self.daemon.process.log().splitlines() if " reason=" in line)
+        report.figure("lines put out twice", sum(n - 1 for n in lines.values()))
+        if self.before:
+            resident = after.pop("resident") - self.before.pop("resident")
+            report.claim(after == self.before, "afterwards as before", f"{counts(after)}; before: {counts(self.before)}")
+            report.figure("memory", f"{mib(resident)} more")
+        report.figure("aborted, at all ends", counts(aborts(self.netns)))
+        self.daemon.stop()
+
+    def taken_over(self):
+        """How many flows, and in how many ms, each time."""
+        found = [(int(n), float(ms)) for n, ms in
+                 re.findall(r"taken over: (\d+) flows.*; ([\d.]+) ms", self.daemon.process.log())]
+        if not found:
+            return "none"
+        flows, ms = (sorted(values) for values in zip(*found))
+        return f"flows: median {flows[len(flows) // 2]}, at most {flows[-1]}; ms: median {ms[len(ms) // 2]}, at most {ms[-1]}"
