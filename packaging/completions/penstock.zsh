@@ -25,7 +25,7 @@ _penstock() {
     'drain:no new flows'
     'resume:new flows again'
     'reload:read the configuration again'
-    'upgrade:replace the worker'
+    'upgrade:another program in the place of the one that runs'
     'ban:the deny list'
     'doctor:what a server expects')
   _arguments -C '--version' '--help' '1:command:->command' '*::argument:->argument' && return
