@@ -98,7 +98,8 @@ def place(mtu):
 def tune(namespace, *words):
     """Its routes. A sender of many segments at once, a receiver that acknowledges each: or single bytes would be joined."""
     for route in namespace.run("ip", "route", "show").splitlines():
-        namespace.run("ip", "route", "change", *route.split(), *words)
+        said = [word for word in route.split() if word not in ("linkdown", "dead")]  # how it is, not what it is to be
+        namespace.run("ip", "route", "change", *said, *words)
 
 
 def open_flows(sockets, peers, server_at, listen_at, flows):
