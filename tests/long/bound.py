@@ -49,7 +49,7 @@ def case(stage, sockets, report, label, mtu, write_bytes, flows, limits, stopped
     backlog = Backlog(stage, daemon)
     wait_for("the flows to open", lambda: [f["phase"] for f in daemon.flows()] == ["open"] * flows)
     if mtu:
-        fill(daemon, backlog, pairs)
+        fill(daemon, backlog, pairs, bool(limits))
     totals = daemon.map_id("totals")
     before = daemon.status()
     over = threading.Event()
@@ -126,7 +126,7 @@ def open_flows(sockets, peers, server_at, listen_at, flows):
     return pairs
 
 
-def fill(daemon, backlog, pairs):
+def fill(daemon, backlog, pairs, limited):
     """Until something waits for each target, and goes on waiting: what comes then is not taken, and its valve is open."""
     of_client = {pair[0].getsockname()[1]: pair for pair in pairs}
     target_of = {}  # the socket it writes to, by the source: see bpf/abi.h
@@ -136,11 +136,18 @@ def fill(daemon, backlog, pairs):
     looks = dict.fromkeys(target_of, 0)
 
     def full():
-        for source, target in target_of.items():
+        for source in list(looks):
+            target = target_of[source]
             looks[source] = looks[source] + 1 if (backlog.held_bytes(target) or 0) >= FULL_BYTES else 0
             if not looks[source]:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     source.send(bytes(4 << 10))
+                except BlockingIOError:
+                    pass
+                except ConnectionResetError:
+                    if not limited:
+                        raise
+                    del looks[source]  # to keep limits.memory
         time.sleep(0.01)
         return min(looks.values()) >= FULL_LOOKS
     wait_for("every target to be full", full, 180)
