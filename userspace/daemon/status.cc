@@ -20,7 +20,6 @@
 namespace penstock::daemon {
 namespace {
 
-using flow::Direction;
 using flow::Flow;
 using flow::FlowView;
 using flow::Worker;
