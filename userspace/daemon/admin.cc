@@ -370,8 +370,8 @@ void Admin::Impl::deliver() {
     lines.swap(outbox->lines);
   }
   for (auto& [ticket, line] : lines) {
-    const auto client =
-        std::find_if(clients.begin(), clients.end(), [&](const auto& c) { return c.ticket == ticket; });
+    const auto client = std::find_if(clients.begin(), clients.end(),
+                                     [wanted = ticket](const auto& c) { return c.ticket == wanted; });
     if (client == clients.end()) continue;
     client->ticket = 0;
     client->out = std::move(line);
