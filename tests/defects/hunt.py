@@ -70,7 +70,7 @@ class Orders:
         self.thread.join()
 
     def order(self):
-        with contextlib.suppress(OSError, Failed), self.daemon.line() as line:  # it has ended: the hunt will see
+        with contextlib.suppress(OSError, Failed), self.daemon.line() as line:  # it has ended, as the hunt will see
             while not self.over.is_set():
                 flows = [flow["cookie"] for flow in line.ask("flows")["flows"] if flow["phase"] == "open"]
                 for cookie in self.random.sample(flows, min(len(flows), 20)):
@@ -128,6 +128,8 @@ class Hunt:
                 word = word or self._fault(daemon, kernel_log)
                 if word:
                     break
+        if orders and not word and not daemon.totals()["lane_changes"]["ordered"]:
+            raise Failed("no lane was ordered")
         if self.keep_logs and daemon.process.running():
             (stage.directory / f"status-{seed}.log").write_text(json.dumps(daemon.status(), indent=1))
         daemon.process.stop()

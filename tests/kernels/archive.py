@@ -11,8 +11,8 @@ import urllib.request
 DEBIAN, DEBIAN_SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 DEBIAN_KEYS = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 UBUNTU = "http://archive.ubuntu.com/ubuntu"
-UBUNTU_KEYS = UBUNTU + "/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"  # as mirrors have it, too;
-# believed for what this key of it has signed:
+# Mirrors have the package. Of what comes from there only what this key of it has signed is believed.
+UBUNTU_KEYS = UBUNTU + "/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"
 UBUNTU_KEY = "F6ECB3762474EDA9D21B7022871920D1991BC93C"  # Ubuntu Archive Automatic Signing Key (2018)
 
 
