@@ -16,12 +16,15 @@ class Stale(Exception):
 
 
 class Patch:
-    """First a paragraph: what is wrong and what a user sees; then the diff."""
+    """First a paragraph: what is wrong and what a user sees; then the diff. A last sentence ORDERS there: meanwhile lanes
+    are ordered by command."""
+    ORDERS = "Lanes are ordered meanwhile."
 
     def __init__(self, path):
         self.path, self.name = path, path.stem
         self.text = path.read_text()
         self.about = " ".join(self.text.partition("\n\n")[0].split())
+        self.orders = self.about.endswith(self.ORDERS)
         self.files = re.findall(r"^\+\+\+ b/(\S+)", self.text, re.M)
 
     def fault(self):

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """penstock-torture around one build of penstockd, until something is wrong."""
+import contextlib
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -50,6 +53,32 @@ class Found:
         return all(word for _, word in self.catches)
 
 
+class Orders:
+    """Sends directions of open flows to the relay and back to the splice, as fast as the daemon answers: what goes wrong
+    within microseconds of a change needs many changes. Asking wakes threads, so what is forgotten to be woken would hide."""
+
+    def __init__(self, daemon, seed):
+        self.daemon, self.random = daemon, random.Random(seed)
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.order)
+
+    def __enter__(self):
+        self.thread.start()
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+    def order(self):
+        with contextlib.suppress(OSError, Failed), self.daemon.line() as line:  # it has ended, as the hunt will see
+            while not self.over.is_set():
+                flows = [flow["cookie"] for flow in line.ask("flows")["flows"] if flow["phase"] == "open"]
+                for cookie in self.random.sample(flows, min(len(flows), 20)):
+                    direction = self.random.choice(("up", "down"))
+                    for lane in ("relay", "splice", "relay", "splice"):
+                        line.ask("lane", cookie=cookie, direction=direction, to=lane)
+
+
 class Hunt:
     def __init__(self, build, lives, keep_logs):
         """REQUIRES: the build has no defect yet."""
@@ -60,13 +89,13 @@ class Hunt:
                 raise Failed(f"the self-test refuses a build without a defect: {refused}")
         self.good_verdict = VERDICT.read_text()
 
-    def run(self, name, seeds):
+    def run(self, name, seeds, orders):
         began_s = time.monotonic()
         with Stage(self.build) as stage:
             found = Found(self._self_test(stage))
             for seed in seeds:
                 self._plant_verdict(stage)
-                found.catches.append(self._hunt(stage, name, seed))
+                found.catches.append(self._hunt(stage, name, seed, orders))
         found.seconds = time.monotonic() - began_s
         return found
 
@@ -86,18 +115,21 @@ class Hunt:
         lines[2] = f"{version} {status.st_size} {status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9}\n"
         VERDICT.write_text("".join(lines))
 
-    def _hunt(self, stage, name, seed):
+    def _hunt(self, stage, name, seed, orders):
         kernel_log = KernelLog()
         netns = Netns()
         daemon = Daemon(stage, netns, tables(), name=f"penstockd-{seed}", max_flows=1024, access_log=True)
         lives, word = 0, ""
-        for part in ROUNDS:
-            until = int(self.lives * part)
-            begun, word = self._round(stage, netns, daemon, seed, lives, until)
-            lives = until if begun is None else begun
-            word = word or self._fault(daemon, kernel_log)
-            if word:
-                break
+        with Orders(daemon, seed) if orders else contextlib.nullcontext():
+            for part in ROUNDS:
+                until = int(self.lives * part)
+                begun, word = self._round(stage, netns, daemon, seed, lives, until)
+                lives = until if begun is None else begun
+                word = word or self._fault(daemon, kernel_log)
+                if word:
+                    break
+        if orders and not word and not daemon.totals()["lane_changes"]["ordered"]:
+            raise Failed("no lane was ordered")
         if self.keep_logs and daemon.process.running():
             (stage.directory / f"status-{seed}.log").write_text(json.dumps(daemon.status(), indent=1))
         daemon.process.stop()

@@ -55,6 +55,17 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
+// What quoted() says is a code point for each byte, and TOML is UTF-8.
+std::string as_said(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x80) out += static_cast<char>(0xc0 | byte >> 6);
+    out += static_cast<char>(byte >= 0x80 ? 0x80 | (byte & 0x3f) : byte);
+  }
+  return out;
+}
+
 std::string toml_of(const std::vector<Told>& listeners) {
   std::string out;
   for (const char* n : {"0", "1", "2", "3"})
@@ -137,7 +148,7 @@ bool route_matches(const Words& route, const Asked& asked) {
       return false;
     if (key == "port" && !one_does([&](const auto& v) { return std::stoi(v) == asked.port; })) return false;
     if (key == "alpn" && !one_does([&](const auto& v) {
-          return std::find(asked.alpn.begin(), asked.alpn.end(), v) != asked.alpn.end();
+          return std::find(asked.alpn.begin(), asked.alpn.end(), as_said(v)) != asked.alpn.end();
         }))
       return false;
   }

@@ -5,12 +5,14 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 import urllib.request
 
 DEBIAN, DEBIAN_SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 DEBIAN_KEYS = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 UBUNTU = "http://archive.ubuntu.com/ubuntu"
-UBUNTU_KEYS = UBUNTU + "/project/ubuntu-archive-keyring.gpg"  # believed for what this key of it has signed:
+# Mirrors have the package. Of what comes from there only what this key of it has signed is believed.
+UBUNTU_KEYS = UBUNTU + "/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"
 UBUNTU_KEY = "F6ECB3762474EDA9D21B7022871920D1991BC93C"  # Ubuntu Archive Automatic Signing Key (2018)
 
 
@@ -70,17 +72,30 @@ def get(name, cache):
     return Kernel(directory)
 
 
+def ubuntu_keys():
+    try:
+        with urllib.request.urlopen(UBUNTU_KEYS, timeout=30) as answer:
+            package = answer.read()
+    except OSError as error:
+        raise Unavailable(f"{UBUNTU_KEYS}: {error}") from None
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(package)
+        file.flush()
+        tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", file.name], capture_output=True, check=False).stdout
+    keys = subprocess.run(["tar", "-xO", "./usr/share/keyrings/ubuntu-archive-keyring.gpg"], input=tar,
+                          capture_output=True, check=False).stdout
+    if not keys:
+        raise Unavailable(f"{UBUNTU_KEYS} has no keys")
+    return keys
+
+
 class Apt:
     def __init__(self, directory, keys, sources):
         for part in ("lists/partial", "archives/partial", "apt.conf.d", "preferences.d", "trusted.gpg.d"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         self.directory = directory
         if keys == UBUNTU_KEY and not (kept := directory / "trusted.gpg.d/ubuntu.gpg").exists():
-            try:
-                with urllib.request.urlopen(UBUNTU_KEYS, timeout=30) as answer:
-                    kept.write_bytes(answer.read())
-            except OSError as error:
-                raise Unavailable(f"{UBUNTU_KEYS}: {error}") from None
+            kept.write_bytes(ubuntu_keys())
         (directory / "sources.list").write_text(
             "".join(f"deb [signed-by={keys}] {source} main\n" for source in sources))
         (directory / "status").touch()

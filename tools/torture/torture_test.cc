@@ -154,6 +154,7 @@ TEST(Opening, HelloIsWhole) {
       message += hello.substr(at + 5, bytes);
       at += 5 + bytes;
     }
+    ASSERT_GE(message.size(), 4u);
     ASSERT_EQ(message[0], 1);
     const size_t bytes = static_cast<uint8_t>(message[2]) << 8 | static_cast<uint8_t>(message[3]);
     EXPECT_EQ(message.size(), 4 + bytes);

@@ -388,13 +388,13 @@ void Admin::Impl::deliver() {
     lines.swap(outbox->lines);
   }
   for (auto& [ticket, line] : lines) {
-    for (auto& client : clients) {
-      if (client.ticket != ticket) continue;
-      client.ticket = 0;
-      client.out = std::move(line);
-      client.deadline = Clock::now() + kAdminIdleMax;
-      send(&client);
-    }
+    const auto client = std::find_if(clients.begin(), clients.end(),
+                                     [wanted = ticket](const auto& c) { return c.ticket == wanted; });
+    if (client == clients.end()) continue;
+    client->ticket = 0;
+    client->out = std::move(line);
+    client->deadline = Clock::now() + kAdminIdleMax;
+    send(&*client);
   }
 }
 

@@ -24,7 +24,6 @@ namespace {
 
 constexpr uint32_t kUpgradePatienceS = 60;
 
-using flow::Direction;
 using flow::Flow;
 using flow::FlowView;
 using flow::Worker;

@@ -60,7 +60,7 @@ class ShortPort final : public Watched {
     Fd socket(accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket.valid()) return;
     const int fd = socket.get();
-    loop_.add(fd, EPOLLIN, new Answerer(loop_, std::move(socket), proxied_));
+    loop_.add(fd, EPOLLIN, new Answerer(std::move(socket), proxied_));
   }
 
  private:

@@ -12,14 +12,12 @@ namespace penstock::bench {
 // it.
 class Answerer final : public Watched {
  public:
-  Answerer(Loop& loop, Fd socket, bool proxied)
-      : loop_(loop), socket_(std::move(socket)), proxied_(proxied) {}
+  Answerer(Fd socket, bool proxied) : socket_(std::move(socket)), proxied_(proxied) {}
   void on_ready(uint32_t events) override;
 
  private:
   bool question_is_whole() const;
 
-  Loop& loop_;
   Fd socket_;
   bool proxied_;
   bool answered_ = false;
