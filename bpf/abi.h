@@ -18,13 +18,22 @@
 #include <linux/types.h>
 #endif
 
-#define PENSTOCK_LAYOUT 4 /* of everything below; a change of layout counts up */
+/* Of every map below: maps outlive the programs that made them (penstock upgrade). A layout's number counts
+ * up by one where a field takes its room from a reserve and zero means "as before", by two with any other
+ * change. A build with a step has the next layout, with a field more; with 2 one that is too far. */
+#ifndef PENSTOCK_LAYOUT_STEP
+#define PENSTOCK_LAYOUT_STEP 0
+#endif
+#define PENSTOCK_LAYOUT (6 + PENSTOCK_LAYOUT_STEP)
 #define PENSTOCK_THREADS_MAX 256
 #define PENSTOCK_LISTENERS_MAX 1024
 #define PENSTOCK_UPSTREAMS_MAX 1024
 #define PENSTOCK_TEXT_BYTES 48 /* "[ffff:...:ffff]:65535" with its NUL fits */
 #define PENSTOCK_NAME_BYTES 32 /* shown, not identity: longer names are cut */
 #define PENSTOCK_SNI_BYTES 64
+
+#define PENSTOCK_CLOSE_REASONS_MAX 48 /* room for those to come */
+#define PENSTOCK_LANE_CHANGES_MAX 16
 
 /* ---- vocabulary: enumerator = counter = access-log word. Append only. ---- */
 
@@ -122,7 +131,12 @@ struct penstock_direction {
   __u32 opening_bytes; /* truesize; the trim filter adds, atomically */
   __u32 bulk_bytes;    /* leave the splice when `backlog` passes it */
   __u32 ended;         /* direction up: the generation of the flow whose end was counted last; by end_flow */
+#if PENSTOCK_LAYOUT_STEP
+  __u32 verdicts; /* of the programs that have this field */
+  __u32 reserved1[3];
+#else
   __u32 reserved1[4];
+#endif
   /* Line 2. Like line 0: which memory belongs to which bytes, a mark at every limit_bytes / 8 of memory. */
   struct penstock_mark {
     __u32 position; /* low bits of `redirected` behind a segment */
@@ -197,6 +211,7 @@ struct penstock_flow {
   char listener[PENSTOCK_NAME_BYTES];
   char upstream[PENSTOCK_NAME_BYTES];
   char sni[PENSTOCK_SNI_BYTES];
+  __u64 reserved[4];
 };
 
 /* totals: ARRAY of one, mmapable; accepted = active + the sum of closed. The counters of that law, here and
@@ -212,33 +227,42 @@ struct penstock_lane_changes {
   PENSTOCK_LANE_CHANGES(X)
 #undef X
 };
+#define X(name) +1
+#define PENSTOCK_RESERVED_REASONS (PENSTOCK_CLOSE_REASONS_MAX - (0 PENSTOCK_CLOSE_REASONS(X)))
+#define PENSTOCK_RESERVED_LANE_CHANGES (PENSTOCK_LANE_CHANGES_MAX - (0 PENSTOCK_LANE_CHANGES(X)))
 struct penstock_totals {
   __u64 updates_done;
   __u64 accepted;
   __u64 active;
   struct penstock_closed closed;
+  __u64 reserved0[PENSTOCK_RESERVED_REASONS];
   __u64 spliced_bytes; /* of closed flows */
   __u64 relayed_bytes;
   __u64 spliced_flows; /* closed flows of which every byte was spliced */
   struct penstock_lane_changes lane_changes;
+  __u64 reserved1[PENSTOCK_RESERVED_LANE_CHANGES];
   __u64 late_completions; /* of operations of flows that were gone; dropped */
   __u64 accept_failed;    /* accept(2) itself: descriptors, memory */
   __u64 pipes;            /* pipes in use */
   __u64 pipe_bytes;       /* their capacity */
   __u64 pipes_refused;    /* no descriptor or no memory for a pipe: the direction waited */
   __u64 tlvs_dropped;     /* TLVs of a proxy in front that were not passed on: too many bytes */
+  __u64 reserved2[8];
   __u64 updates_begun;
 };
+#undef X
 
 /* listeners, upstreams: ARRAY, mmapable. A name keeps its entry over reloads; an empty name is an unused
  * entry. */
 struct penstock_listener {
   char name[PENSTOCK_NAME_BYTES];
   __u64 accepted, active, closed;
+  __u64 reserved[5];
 };
 struct penstock_upstream {
   char name[PENSTOCK_NAME_BYTES];
   __u64 dialed, dial_failed, active, resolve_failed;
+  __u64 reserved[4];
 };
 
 /* publish: what userspace writes into its fields of a `flows` entry, in place (a program of type syscall does
@@ -287,5 +311,10 @@ PENSTOCK_STATIC_ASSERT(__builtin_offsetof(struct penstock_direction, flow_cookie
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_globals) == 192);
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_event) == 16);
 PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_end) == 72);
+/* Of the maps whose entries are not made anew: the same for every layout. */
+PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_flow) == 328);
+PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_totals) == 680);
+PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_listener) == 96);
+PENSTOCK_STATIC_ASSERT(sizeof(struct penstock_upstream) == 96);
 
 #endif

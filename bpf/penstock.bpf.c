@@ -97,6 +97,15 @@ struct {
   __array(values, struct event_ring);
 } events SEC(".maps");
 
+#if PENSTOCK_LAYOUT_STEP
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} next_layout SEC(".maps");
+#endif
+
 const volatile __u32 pull_enabled = 1;
 const volatile __u32 cut_enabled = 1; /* off only to show that the self-test notices */
 
@@ -264,6 +273,12 @@ int verdict(struct __sk_buff* skb) {
   }
   bpf_sk_release(target_sk);
 
+#if PENSTOCK_LAYOUT_STEP
+  __u32 first = 0;
+  __u64* all = bpf_map_lookup_elem(&next_layout, &first);
+  if (all) __sync_fetch_and_add(all, 1);
+  d->verdicts++;
+#endif
   if (bpf_sk_redirect_map(skb, &targets, peer, 0) != SK_PASS)
     return broken(d, index, PENSTOCK_BROKEN_TARGET_GONE);
   if (!waiting) {

@@ -77,3 +77,12 @@ class Endured:
             return "none"
         flows, ms = (sorted(values) for values in zip(*found))
         return f"flows: median {flows[len(flows) // 2]}, at most {flows[-1]}; ms: median {ms[len(ms) // 2]}, at most {ms[-1]}"
+
+    def taken_over_in(self):
+        """{"phases": {"open": 12345, ...}, "lanes": ..., "pipes": ...}: all flows, directions and filled pipes that were taken over."""
+        found = {what: collections.Counter() for what in ("phases", "lanes", "pipes")}
+        for phases, lanes, pipes in re.findall(r"taken over: \d+ flows \((.*?)\); directions: (.*?); (\d+) pipes", self.daemon.process.log()):
+            for what, words in (("phases", phases), ("lanes", lanes)):
+                found[what].update({name: int(n) for n, name in re.findall(r"(\d+) (\w+)", words)})
+            found["pipes"]["with bytes in them"] += int(pipes)
+        return {what: dict(counter.most_common()) for what, counter in found.items()}

@@ -35,6 +35,8 @@ def prove(options, report):
         done = kill(endured, options)
         report.figure("workers", f"{done} killed {f'at a call, of about {options.calls}' if options.calls else 'by SIG' + options.by}; "
                       f"taken over: {endured.taken_over()}")
+        for what, found in endured.taken_over_in().items():
+            report.figure(f"taken over, {what}", counts(found))
         for what, found in in_hand(endured.daemon.process.log()).items():
             report.figure(f"in hand by {what}", counts(found))
         if options.calls:

@@ -271,6 +271,28 @@ bpf_link* bpf_program__attach_cgroup(const bpf_program*, int) {
 int bpf_link__destroy(bpf_link*) {
   return 0;
 }
+// What takes over from another program: a death here is in the same one.
+bpf_map* bpf_object__next_map(const bpf_object*, const bpf_map*) {
+  return nullptr;
+}
+bool bpf_map__is_internal(const bpf_map*) {
+  return false;
+}
+const char* bpf_map__name(const bpf_map* m) {
+  return m->name.c_str();
+}
+int bpf_map__reuse_fd(bpf_map*, int) {
+  return -1;
+}
+int bpf_link_update(int, int, const bpf_link_update_opts*) {
+  return -1;
+}
+int bpf_link__fd(const bpf_link*) {
+  return -1;
+}
+int bpf_obj_get_info_by_fd(int, void*, __u32*) {
+  return -1;
+}
 libbpf_print_fn_t libbpf_set_print(libbpf_print_fn_t) {
   return nullptr;
 }
@@ -345,5 +367,9 @@ namespace penstock::sockmap {
 Result<OwnCgroup> OwnCgroup::enter() {
   return OwnCgroup();
 }
-void OwnCgroup::leave(pid_t) {}
+OwnCgroup OwnCgroup::reopen(int, std::string, std::string, bool) {
+  return OwnCgroup();
+}
+void OwnCgroup::leave() {}
+void OwnCgroup::forget() {}
 }  // namespace penstock::sockmap

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 
 namespace penstock::flow {
@@ -74,6 +77,39 @@ TEST(FlowRecord, whoever_reads_while_the_slot_changes_hands_can_tell) {
   over = true;
   owner.join();
   EXPECT_EQ(torn, 0u);
+}
+
+// A field of the next layout lies in what is reserved here: of the flow before it nothing may be left.
+TEST(FlowRecord, a_slot_that_is_taken_has_an_empty_reserve) {
+  FlowTable table = std::move(*FlowTable::create(1));
+  FlowRecord& r = table[0];
+  r.reserved.fill(UINT64_MAX);
+  r.take();
+  for (const uint64_t word : r.reserved) EXPECT_EQ(word, 0u);
+}
+
+TEST(FlowTable, is_taken_over_across_one_step_of_its_layout) {
+  FlowTable table = std::move(*FlowTable::create(2));
+  table[1].listener = 7;
+  for (const int step : {-2, -1, 0, 1, 2}) {
+    const uint32_t layout = kRecordLayout + static_cast<uint32_t>(step);
+    ASSERT_EQ(pwrite(table.memory(), &layout, sizeof layout, 0), ssize_t{sizeof layout});
+    auto reopened = FlowTable::reopen(table.memory());
+    ASSERT_EQ(static_cast<bool>(reopened), std::abs(step) < 2) << step;
+    if (!reopened) continue;
+    EXPECT_EQ((*reopened)[1].listener, 7u);
+    reopened->is_ours_now();
+    uint32_t now = 0;
+    ASSERT_EQ(pread(table.memory(), &now, sizeof now, 0), ssize_t{sizeof now});
+    EXPECT_EQ(now, kRecordLayout);
+  }
+}
+
+TEST(FlowTable, with_records_of_another_size_is_not_taken_over) {
+  FlowTable table = std::move(*FlowTable::create(1));
+  const uint32_t bytes = kRecordBytes - 8;
+  ASSERT_EQ(pwrite(table.memory(), &bytes, sizeof bytes, 4), ssize_t{sizeof bytes});
+  EXPECT_FALSE(FlowTable::reopen(table.memory()));
 }
 
 }  // namespace

@@ -60,6 +60,8 @@ Found audit_descriptors(const std::function<bool(int)>& is_kept) {
       found.closed++;
     }
   }
+  // What we dialled never has the port of a listener: connect(2) takes none that somebody is bound to
+  // (net/ipv4/inet_hashtables.c, __inet_hash_connect()).
   for (const int fd : connected) {
     const Endpoint local = flow::local_of(fd);
     const bool ours = std::any_of(found.listeners.begin(), found.listeners.end(),

@@ -90,8 +90,9 @@ void open_crashes(const config::Config& c, Kept* k) {
 
 Status map_memory(Kept* k) {
   struct stat s {};
-  if (fstat(k->memory_file.get(), &s) || static_cast<size_t>(s.st_size) < sizeof(Memory))
-    return Error{"what is kept is not what it should be"};
+  if (fstat(k->memory_file.get(), &s) || (static_cast<size_t>(s.st_size) < sizeof(Memory) &&
+                                          ftruncate(k->memory_file.get(), sizeof(Memory))))
+    return Error{fmt::format("no memory to keep anything in: {}", strerror(errno))};
   void* memory = mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED, k->memory_file.get(), 0);
   if (memory == MAP_FAILED) return Error{fmt::format("cannot map what is kept: {}", strerror(errno))};
   k->memory = static_cast<Memory*>(memory);
@@ -131,9 +132,9 @@ std::vector<int> descriptors_of(const Manifest& m) {
 }
 
 Status known(const Manifest& m) {
-  if (m.layout != kMemoryLayout)
+  if (!can_take_over(m.layout, kMemoryLayout))
     return Error{fmt::format("what is kept has layout {}, not {}", m.layout, kMemoryLayout)};
-  if (m.has_sockmap && m.sockmap.layout != PENSTOCK_LAYOUT)
+  if (m.has_sockmap && !can_take_over(m.sockmap.layout, PENSTOCK_LAYOUT))
     return Error{fmt::format("the BPF maps have layout {}, not {}", m.sockmap.layout, PENSTOCK_LAYOUT)};
   return Nothing{};
 }
@@ -225,12 +226,18 @@ Status look_at_kept(int memory_file, Kept* k) {
 Status reopen_kept(int memory_file, Kept* k) {
   const std::vector<int> before = open_descriptors();
   if (auto s = look_at_kept(memory_file, k); !s) return s;
-  const Manifest& m = k->memory->manifest;
+  Manifest& m = k->memory->manifest;
   if (m.has_sockmap) {
     auto sockmap = sockmap::Sockmap::reopen(m.sockmap);
     if (!sockmap) return sockmap.error();
     k->sockmap = std::move(*sockmap);
+    m.sockmap = k->sockmap->handles();
   }
+  m.layout = kMemoryLayout;
+  k->table->is_ours_now();
+#if PENSTOCK_LAYOUT_STEP
+  k->memory->takeovers++;
+#endif
   k->descriptors = descriptors_of(m);
   k->descriptors.push_back(memory_file);
   for (const int fd : open_descriptors())

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/layout.h"
 #include "config/config.h"
 #include "crash/report.h"
 #include "daemon/admin.h"
@@ -23,7 +24,7 @@
 
 namespace penstock::daemon {
 
-inline constexpr uint32_t kMemoryLayout = 1;  // counts up with any change of Memory
+inline constexpr uint32_t kMemoryLayout = 2 + kLayoutStep;  // of Memory and Plans; base/layout.h
 
 // Where everything is that a worker of another program has to find. Written once.
 struct Manifest {
@@ -36,9 +37,10 @@ struct Manifest {
   AdminSocket::Handle admin;
   sockmap::Handles sockmap;
   char engine_reason[512], crash_directory[256];
+  uint64_t reserved[32];
 };
 
-// In memory that all workers share; zero at the start.
+// In memory that all workers share; zero at the start. New fields at the end: it grows when they come.
 struct Memory {
   Manifest manifest;
   std::atomic<uint64_t> crashes_told;  // of State::crashes, those that are in the log
@@ -49,6 +51,9 @@ struct Memory {
   penstock_totals totals;  // where there are no maps
   penstock_listener listeners[PENSTOCK_LISTENERS_MAX];
   penstock_upstream upstreams[PENSTOCK_UPSTREAMS_MAX];
+#if PENSTOCK_LAYOUT_STEP
+  std::atomic<uint64_t> takeovers;  // by programs that have this field
+#endif
 };
 
 struct Kept {

@@ -124,8 +124,8 @@ Status take_over(Parts& p, Kept& kept, const Arguments& arguments, const Estate&
     else
       close(fd);
   }
-  log::info("taken over: {} flows, {} connections, {} listening sockets; {} descriptors closed; {:.1f} ms",
-            estate.stock.flows.size(), found.accepted.size(), found.listeners.size(), found.closed,
+  log::info("taken over: {}; {} connections, {} listening sockets; {} descriptors closed; {:.1f} ms",
+            flow::in_words(estate.stock), found.accepted.size(), found.listeners.size(), found.closed,
             static_cast<double>(io::now_ns() - begun_ns) / 1e6);
   return Nothing{};
 }

@@ -227,6 +227,9 @@ void Worker::begin_flow(const Arrival& a) {
   r.destination = a.bound.port ? a.bound : local_of(a.fd);
   r.port = r.destination.port;
   r.accepted_ns = now_ns_;
+#if PENSTOCK_LAYOUT_STEP
+  r.not_cookie = ~r.cookie[kClient];
+#endif
   r.unproven = stranger;
   r.plan = a.plan->id();
   Flow& f = shared_.flows[slot];

@@ -25,6 +25,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/assert.h"
 #include "base/log.h"
 #include "flow/dial.h"
 #include "flow/first_bytes.h"
@@ -103,6 +104,17 @@ void blame(Shared& shared, const InHand::Flow& flow) {
   if (r.phase != Phase::free && r.generation == flow.generation) r.crashes++;
 }
 
+std::string in_words(const Stock& stock) {
+  const auto all = [](const auto& counts, const auto& names) {
+    std::string words;
+    for (size_t i = 0; i < counts.size(); i++)
+      if (counts[i]) words += fmt::format("{}{} {}", words.empty() ? "" : ", ", counts[i], names[i]);
+    return words.empty() ? std::string("none") : words;
+  };
+  return fmt::format("{} flows ({}); directions: {}; {} pipes with bytes in them", stock.flows.size(),
+                     all(stock.in_phase, kPhaseNames), all(stock.in_lane, kLaneNames), stock.filled_pipes);
+}
+
 Stock take_stock(Shared& shared, uint32_t threads) {
   Stock stock;
   penstock_totals& t = *shared.statistics.totals;
@@ -126,6 +138,9 @@ Stock take_stock(Shared& shared, uint32_t threads) {
       shared.free_slots.push_back(slot);
       continue;
     }
+#if PENSTOCK_LAYOUT_STEP
+    PENSTOCK_ASSERT(r.not_cookie == 0 || r.not_cookie == ~r.cookie[kClient]);
+#endif
     if (r.thread >= threads) r.thread = slot % threads;
     for (Side s : {kClient, kUpstream}) {
       if (r.fd[s] >= 0 && cookie_of(r.fd[s]) != r.cookie[s]) r.fd[s] = -1;
@@ -137,9 +152,15 @@ Stock take_stock(Shared& shared, uint32_t threads) {
       stock.descriptors.push_back(dr.pipe_in);
       stock.descriptors.push_back(dr.pipe_out);
       pipes++;
+      stock.filled_pipes += in_pipe(dr) > 0;
       pipe_bytes += dr.pipe_capacity_bytes;
     }
     stock.flows.push_back(slot);
+    if (const auto phase = static_cast<size_t>(r.phase.load()); phase < stock.in_phase.size())
+      stock.in_phase[phase]++;
+    for (const DirectionRecord& dr : r.direction)
+      if (const auto lane = static_cast<size_t>(dr.lane.load()); lane < stock.in_lane.size())
+        stock.in_lane[lane]++;
     const bool ended = shared.sockmap ? shared.sockmap->ended(slot, r.generation) : r.ended != 0;
     if (ended || r.listener >= PENSTOCK_LISTENERS_MAX) continue;
     active++;

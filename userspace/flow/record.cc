@@ -70,7 +70,7 @@ Result<FlowTable> FlowTable::reopen(int memory) {
   } header{};
   if (!t.memory_.valid() || pread(memory, &header, sizeof header, 0) != sizeof header)
     return Error{fmt::format("cannot read the flow table: {}", strerror(errno))};
-  if (header.layout != kRecordLayout || header.record_bytes != sizeof(FlowRecord))
+  if (!can_take_over(header.layout, kRecordLayout) || header.record_bytes != kRecordBytes)
     return Error{fmt::format("the flow table has layout {}, not {}", header.layout, kRecordLayout)};
   const size_t bytes = kRecordsAt + sizeof(FlowRecord) * header.flows_max;
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
@@ -79,6 +79,10 @@ Result<FlowTable> FlowTable::reopen(int memory) {
   t.records_ = reinterpret_cast<FlowRecord*>(static_cast<char*>(p) + kRecordsAt);
   t.size_ = header.flows_max;
   return t;
+}
+
+void FlowTable::is_ours_now() {
+  header_->layout = kRecordLayout;
 }
 
 FlowTable::FlowTable(FlowTable&& other) noexcept

@@ -13,6 +13,7 @@
 
 #include "base/endpoint.h"
 #include "base/fd.h"
+#include "base/layout.h"
 #include "base/result.h"
 #include "flow/machine.h"
 #include "proxy_protocol/proxy_protocol.h"
@@ -21,7 +22,8 @@ namespace penstock::flow {
 
 inline constexpr size_t kOwnIdTlvBytes =
     3 + proxy_protocol::kOwnUniqueIdBytes;    // kept free of a proxy's TLVs: prime.cc
-inline constexpr uint32_t kRecordLayout = 5;  // counts up with any change below
+inline constexpr uint32_t kRecordLayout = 7 + kLayoutStep;  // base/layout.h
+inline constexpr size_t kRecordBytes = 1592;  // in every layout: what a program does not know it clears
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
@@ -98,6 +100,12 @@ struct FlowRecord {
   std::span<const uint8_t> tlvs() const { return std::span(tlvs_bytes).first(tlvs_size); }
   void add_tlv(std::span<const uint8_t> tlv);  // REQUIRES: it fits
   std::string_view unique_id() const;          // the first UNIQUE_ID among them; empty: none
+#if PENSTOCK_LAYOUT_STEP
+  uint64_t not_cookie = 0;  // ~cookie[kClient] since its connection was accepted; 0: by an older program
+  std::array<uint64_t, 16> reserved{};
+#else
+  std::array<uint64_t, 17> reserved{};
+#endif
 
   // All as at the start, of the next generation. REQUIRES: phase `free`, and the slot is the caller's.
   void take();
@@ -105,12 +113,15 @@ struct FlowRecord {
   bool still(uint32_t of_generation) const;
 };
 
+static_assert(sizeof(FlowRecord) == kRecordBytes);
+
 // The records of all threads: a memfd, so that whoever holds the descriptor can map the same flows.
 class FlowTable {
  public:
   static Result<FlowTable> create(uint32_t flows_max);
   // That of another program, by the descriptor of its memory, which stays the caller's.
   static Result<FlowTable> reopen(int memory);
+  void is_ours_now();  // this program writes it from here on
   FlowTable(FlowTable&& other) noexcept;
   FlowTable& operator=(FlowTable&&) = delete;
   ~FlowTable();

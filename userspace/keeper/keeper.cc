@@ -202,6 +202,7 @@ Status Keeper::open_state() {
     go_back();
     return Error{"--kept: the state has another layout, and the old program cannot be executed"};
   }
+  desk_.state->layout = program_.layout;
   const bool back = desk_.state->step == UpgradeStep::back;
   for (int other = 0; other < kDescriptors; other++)  // execve(2) has closed them
     if (other != kStateFd && (other != kOldProgram || back)) desk_.state->descriptors[other] = -1;

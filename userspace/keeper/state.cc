@@ -36,6 +36,9 @@ void say_reloading(State& state) {
 }
 
 void say_ready(State& state) {
+#if PENSTOCK_LAYOUT_STEP
+  state.ready_said++;
+#endif
   state.readiness = Readiness::ready;
   wake(state);
 }
@@ -131,7 +134,7 @@ bool is_state(const State& state) {
 }
 
 bool knows(const State& state, uint32_t layout) {
-  return is_state(state) && (state.layout == layout || state.layout + 1 == layout) &&
+  return is_state(state) && can_take_over(state.layout, layout) &&
          state.bytes <= kStateBytes;
 }
 
@@ -146,7 +149,7 @@ void begin(State& state, int fd, uint32_t layout) {
 Result<State*> map_state(int fd, uint32_t layout) {
   Result<State*> state = map_page(fd);
   if (!state || knows(**state, layout)) return state;
-  Error unknown{fmt::format("the keeper's state has layout {}; this program knows {} and the one before it",
+  Error unknown{fmt::format("the keeper's state has layout {}; this program has {}",
                             (*state)->layout, layout)};
   munmap(*state, kStateBytes);
   return unknown;

@@ -9,12 +9,12 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/layout.h"
 #include "base/result.h"
 
 namespace penstock::keeper {
 
-inline constexpr uint32_t kLayout =
-    1;  // accepted: this one and the one before it; fields are added at the end
+inline constexpr uint32_t kLayout = 2 + kLayoutStep;  // base/layout.h; fields are added at the end
 inline constexpr size_t kStateBytes = 4096;
 inline constexpr int kQuiesced = 75;  // exit code of a worker that has put everything down for an upgrade
 
@@ -95,6 +95,9 @@ struct State {
 
   // The program's on trial.
   alignas(64) std::atomic<uint32_t> trial_passed;  // == trials: it has said so itself
+#if PENSTOCK_LAYOUT_STEP
+  std::atomic<uint64_t> ready_said;  // how often, by programs that have this field
+#endif
 };
 static_assert(sizeof(State) <= kStateBytes && kDescriptors <= 16);
 static_assert(offsetof(State, step) == 16 && offsetof(State, descriptors) == 32 &&

@@ -28,6 +28,7 @@
 #pragma GCC diagnostic pop
 
 #include "base/assert.h"
+#include "base/layout.h"
 #include "base/log.h"
 #include "sockmap/cgroup.h"
 
@@ -143,6 +144,7 @@ struct Sockmap::Impl {
 
   Status load();
   Status reuse_maps();
+  void hand_down_new_maps();
   Status attach();
   Status attach_again();
   void pin();
@@ -207,21 +209,46 @@ Status Sockmap::Impl::load() {
 template <typename Visit>
 void for_each_own_map(bpf_object* object, Visit visit) {
   bpf_map* m = nullptr;
-  size_t i = 0;
   bpf_object__for_each_map(m, object) {
-    if (!bpf_map__is_internal(m)) visit(m, i++);
+    if (!bpf_map__is_internal(m)) visit(m);
   }
 }
 
+bool is_named(const bpf_map_info& info, const bpf_map* m) {
+  return strncmp(info.name, bpf_map__name(m), sizeof info.name - 1) == 0;  // the kernel cuts them
+}
+
+// Those that are there, by their names; another layout may have one more.
 Status Sockmap::Impl::reuse_maps() {
   Status all = Nothing{};
-  for_each_own_map(skeleton->obj, [&](bpf_map* m, size_t i) {
-    const int fd = i < Handles::kMapsMax ? handles.maps[i] : -1;
-    if (!all || (fd >= 0 && !bpf_map__reuse_fd(m, fd))) return;
-    all = refused(fmt::format("cannot take over the map {}", bpf_map__name(m)).c_str(),
-                  fd < 0 ? ENOENT : errno);
-  });
+  for (const int fd : handles.maps) {
+    bpf_map_info info{};
+    uint32_t size = sizeof info;
+    if (fd < 0) break;
+    if (bpf_obj_get_info_by_fd(fd, &info, &size)) return refused("cannot look at a map that is kept", errno);
+    for_each_own_map(skeleton->obj, [&](bpf_map* m) {
+      if (all && is_named(info, m) && bpf_map__reuse_fd(m, fd))
+        all = refused(fmt::format("cannot take over the map {}", info.name).c_str(), errno);
+    });
+  }
   return all;
+}
+
+void Sockmap::Impl::hand_down_new_maps() {
+  size_t n = 0;
+  const auto has = [&](const bpf_map* m) {
+    for (n = 0; n < Handles::kMapsMax && handles.maps[n] >= 0; n++) {
+      bpf_map_info info{};
+      uint32_t size = sizeof info;
+      if (!bpf_obj_get_info_by_fd(handles.maps[n], &info, &size) && is_named(info, m)) return true;
+    }
+    return false;
+  };
+  for_each_own_map(skeleton->obj, [&](bpf_map* m) {
+    if (has(m)) return;
+    PENSTOCK_ASSERT(n < Handles::kMapsMax);
+    handles.maps[n] = bpf_map__fd(m);
+  });
 }
 
 // Each in one step: there is no moment without a program.
@@ -303,9 +330,10 @@ Handles Sockmap::handles() const {
   h.flows_max = impl_->options.flows_max;
   h.threads = impl_->options.threads;
   std::fill(std::begin(h.maps), std::end(h.maps), -1);
-  for_each_own_map(impl_->skeleton->obj, [&](bpf_map* m, size_t i) {
-    PENSTOCK_ASSERT(i < Handles::kMapsMax);
-    h.maps[i] = bpf_map__fd(m);
+  size_t maps = 0;
+  for_each_own_map(impl_->skeleton->obj, [&](bpf_map* m) {
+    PENSTOCK_ASSERT(maps < Handles::kMapsMax);
+    h.maps[maps++] = bpf_map__fd(m);
   });
   for (size_t t = 0; t < impl_->rings.size(); t++) h.rings[t] = impl_->rings[t]->map.get();
   h.socket_ops = bpf_link__fd(impl_->socket_ops);
@@ -321,7 +349,7 @@ Handles Sockmap::handles() const {
 }
 
 Result<std::unique_ptr<Sockmap>> Sockmap::reopen(const Handles& handles) {
-  if (handles.layout != PENSTOCK_LAYOUT)
+  if (!can_take_over(handles.layout, PENSTOCK_LAYOUT))
     return Error{fmt::format("the BPF maps have layout {}, not {}", handles.layout, PENSTOCK_LAYOUT)};
   libbpf_set_print(on_libbpf_print);
   t_libbpf_said.clear();
@@ -334,6 +362,8 @@ Result<std::unique_ptr<Sockmap>> Sockmap::reopen(const Handles& handles) {
                    .pull = handles.pull != 0};
   if (auto s = impl->load(); !s) return s.error();
   if (auto s = impl->attach_again(); !s) return s.error();
+  impl->hand_down_new_maps();
+  impl->handles.layout = PENSTOCK_LAYOUT;
   return std::unique_ptr<Sockmap>(new Sockmap(std::move(impl)));
 }
 

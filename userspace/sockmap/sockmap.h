@@ -29,9 +29,9 @@ struct Options {
 // What a Sockmap consists of, for another program that finds the same descriptors. Fixed size, no pointers.
 struct Handles {
   static constexpr size_t kMapsMax = 16, kPathBytes = 256;
-  uint32_t layout;  // PENSTOCK_LAYOUT
+  uint32_t layout;  // PENSTOCK_LAYOUT; base/layout.h
   uint32_t flows_max, threads;
-  int32_t maps[kMapsMax];  // in the order of the object; the first without one is -1
+  int32_t maps[kMapsMax];  // the first without one is -1
   int32_t rings[PENSTOCK_THREADS_MAX];
   int32_t socket_ops;  // the link of the sock_ops program
   int32_t cgroup, pin_lock;
