@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A worker that dies, in any phase and lane: its flows, its listeners and its counters go on with the next
 // one.
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <stdexcept>
 
+#include "flow/record.h"
 #include "netns/edge.h"
 #include "support/tls_hello.h"
 #include "support/traces.h"
@@ -40,6 +46,17 @@ class Survive : public Edge {
       return now.at("answered") != before.at("answered");
     })) << daemon_->log();
     return now.at("result");
+  }
+  // The daemon's, as the next worker will find it.
+  flow::FlowTable flow_table() {
+    const std::string directory = fmt::format("/proc/{}/fd", daemon_->process().pid());
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      std::error_code gone;
+      if (std::filesystem::read_symlink(entry, gone).string().starts_with("/memfd:penstock-flows"))
+        if (auto table = flow::FlowTable::reopen(Fd(open(entry.path().c_str(), O_RDWR | O_CLOEXEC)).get()))
+          return std::move(*table);
+    }
+    throw std::runtime_error("no flow table");
   }
   // From here to the end of its scope no worker runs: the keeper, stopped, starts none.
   class Nobody {
@@ -117,6 +134,64 @@ TEST_P(Survive, HalfClosed) {
   PatternSender down(upstream, 2, {.bytes_max = kBulkBytes});
   EXPECT_EQ(at_client.finish().bytes, kBulkBytes);
   EXPECT_TRUE(closed_for("completed"));
+}
+
+// What no worker that died at any instruction leaves: it is recognised, and costs that flow alone.
+TEST_P(Survive, ARecordThatCannotBeSo) {
+  using flow::FlowRecord;
+  const std::pair<const char*, std::function<void(FlowRecord&, const FlowRecord&)>> kTorn[] = {
+      {"phase", [](FlowRecord& r, const FlowRecord&) { r.phase = static_cast<flow::Phase>(99); }},
+      {"lane", [](FlowRecord& r, const FlowRecord&) { r.direction[1].lane = static_cast<flow::Lane>(7); }},
+      {"client", [](FlowRecord& r, const FlowRecord& other) { r.fd[0] = other.fd[0]; }},
+      {"server", [](FlowRecord& r, const FlowRecord&) { r.fd[1] = 0; }},
+      {"cookie", [](FlowRecord& r, const FlowRecord& other) { r.cookie[1] = other.cookie[1]; }},
+      {"listener", [](FlowRecord& r, const FlowRecord&) { r.listener = 77; }},
+      {"upstream", [](FlowRecord& r, const FlowRecord&) { r.upstream = 1 << 30; }},
+      {"TLVs", [](FlowRecord& r, const FlowRecord&) { r.tlvs_size = UINT16_MAX; }},
+      {"relayed", [](FlowRecord& r, const FlowRecord&) { r.direction[0].relayed_out_bytes = 1 << 20; }},
+      {"pipe", [](FlowRecord& r, const FlowRecord& other) {
+         r.direction[0].lane = flow::Lane::relay;
+         r.direction[0].pipe_in = other.fd[0];
+         r.direction[0].pipe_out = other.fd[1];
+         r.direction[0].relayed_in_bytes += 10;
+       }}};
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  std::vector<Pair> victims;
+  for (size_t i = 0; i < std::size(kTorn); i++) {
+    TcpStream victim = connect();
+    victims.push_back({std::move(victim), server.accept()});
+  }
+  ASSERT_TRUE(wait_until([&] {
+    const Json flows = daemon_->flows();
+    return std::count_if(flows.begin(), flows.end(), [](const Json& f) { return f.at("phase") == "open"; }) ==
+           std::ssize(victims) + 1;
+  }));
+  Nobody nobody(*daemon_);
+  flow::FlowTable table = flow_table();
+  std::vector<FlowRecord*> records;
+  for (uint32_t slot = 0; slot < table.used(); slot++)
+    if (table[slot].phase == flow::Phase::open) records.push_back(&table[slot]);
+  std::sort(records.begin(), records.end(),
+            [](const FlowRecord* a, const FlowRecord* b) { return a->accepted_ns < b->accepted_ns; });
+  for (size_t i = 0; i < std::size(kTorn); i++) kTorn[i].second(*records.at(i + 1), *records[0]);
+  nobody.end();
+  for (size_t i = 0; i < std::size(kTorn); i++) {
+    EXPECT_EQ(victims[i].client.recv_to_end(), End::reset) << kTorn[i].first;
+    EXPECT_EQ(victims[i].server.recv_to_end(), End::reset) << kTorn[i].first;
+  }
+  client.send_all("NOOP\r\n");
+  EXPECT_EQ(upstream.recv_line(), "NOOP\r");
+  upstream.send_all("250\r\n");
+  EXPECT_EQ(client.recv_line(), "250\r");
+  client.half_close();
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(), End::fin);
+  EXPECT_EQ(upstream.recv_to_end(), End::fin);
+  EXPECT_TRUE(daemon_->wait_active(0));
+  EXPECT_EQ(daemon_->closed("completed"), 1u);
+  EXPECT_EQ(daemon_->closed("adoption_failed"), victims.size());
 }
 
 TEST_P(Survive, AFinWhileNoWorkerRuns) {
@@ -304,7 +379,7 @@ TEST_P(Survive, Upgrades) {
   EXPECT_TRUE(closed_for("completed"));
   EXPECT_EQ(daemon_->status().at("worker").at("crashes"), 0);
   at_start_.sockets++;  // a worker of another program has a copy of the admin socket
-  kill_worker();  // also of a program that came later
+  kill_worker();        // also of a program that came later
   auto [client2, upstream2] = open_flow(server);
   client2.send_all("one");
   EXPECT_EQ(upstream2.recv_exactly(3), "one");

@@ -426,6 +426,17 @@ int __wrap_pipe2(int fds[2], int flags) {
   return 0;
 }
 
+REAL(int, fstat, int, struct stat*);
+int __wrap_fstat(int fd, struct stat* out) {
+  if (!simulated(fd)) return __real_fstat(fd, out);
+  const Call call("fstat");
+  const auto& pipe = g_kernel->file(fd)->pipe;
+  *out = {};
+  out->st_mode = pipe ? S_IFIFO : S_IFSOCK;
+  out->st_ino = pipe ? reinterpret_cast<ino_t>(pipe.get()) : static_cast<ino_t>(fd);
+  return 0;
+}
+
 REAL(int, fcntl, int, int, ...);
 int __wrap_fcntl(int fd, int command, ...) {
   va_list arguments;

@@ -43,6 +43,12 @@ std::vector<int> open_descriptors() {
   return all;
 }
 
+void reset_connection(int fd) {
+  const linger now{1, 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  close(fd);
+}
+
 Found audit_descriptors(const std::function<bool(int)>& is_kept) {
   Found found;
   std::vector<int> connected;
@@ -69,7 +75,7 @@ Found audit_descriptors(const std::function<bool(int)>& is_kept) {
     if (ours) {
       found.accepted.push_back(fd);
     } else {
-      close(fd);
+      reset_connection(fd);
       found.closed++;
     }
   }

@@ -29,6 +29,9 @@ struct Found {
 // Whoever dies in here leaves one more, to the next audit.
 std::vector<int> open_descriptors();
 
+// By RST: whose connection nobody goes on with must not take it for complete.
+void reset_connection(int fd);
+
 // `is_kept`: not to be touched. REQUIRES: no other thread opens or closes descriptors meanwhile.
 Found audit_descriptors(const std::function<bool(int)>& is_kept);
 

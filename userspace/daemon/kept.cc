@@ -90,8 +90,8 @@ void open_crashes(const config::Config& c, Kept* k) {
 
 Status map_memory(Kept* k) {
   struct stat s {};
-  if (fstat(k->memory_file.get(), &s) || (static_cast<size_t>(s.st_size) < sizeof(Memory) &&
-                                          ftruncate(k->memory_file.get(), sizeof(Memory))))
+  if (fstat(k->memory_file.get(), &s) ||
+      (static_cast<size_t>(s.st_size) < sizeof(Memory) && ftruncate(k->memory_file.get(), sizeof(Memory))))
     return Error{fmt::format("no memory to keep anything in: {}", strerror(errno))};
   void* memory = mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED, k->memory_file.get(), 0);
   if (memory == MAP_FAILED) return Error{fmt::format("cannot map what is kept: {}", strerror(errno))};

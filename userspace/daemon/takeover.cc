@@ -7,9 +7,11 @@
 
 #include <algorithm>
 #include <map>
+#include <vector>
 
 #include "base/log.h"
 #include "crash/directory.h"
+#include "flow/account.h"
 #include "flow/socket_names.h"
 
 namespace penstock::daemon {
@@ -20,6 +22,14 @@ std::string death_of(const keeper::State& state) {
   if (state.last_crash_cause == keeper::Cause::no_heartbeat) return "no heartbeat for 10 s";
   if (!signal) return fmt::format("exit code {}", state.last_crash_exit_code.load());
   return fmt::format("SIG{} ({})", sigabbrev_np(signal) ? sigabbrev_np(signal) : "?", sigdescr_np(signal));
+}
+
+// Or its flow's record was torn.
+bool is_new(int fd, const std::vector<uint64_t>& lost) {
+  flow::SocketAccount account;
+  if (std::find(lost.begin(), lost.end(), flow::cookie_of(fd)) != lost.end()) return false;
+  return flow::read_account(fd, false, &account) && account.written_bytes == 0 &&
+         account.received_bytes <= flow::unread_bytes(fd) + 1;  // a FIN counts one
 }
 
 flow::FlowTable* g_table = nullptr;  // for a crash
@@ -119,10 +129,10 @@ Status take_over(Parts& p, Kept& kept, const Arguments& arguments, const Estate&
   for (const int fd : found.accepted) {
     Endpoint bound;
     const auto listener = p.listeners->listener_of(flow::local_of(fd), &bound);
-    if (listener)
+    if (listener && is_new(fd, estate.stock.lost))
       shared.workers[next++ % shared.workers.size()]->adopt_connection(fd, *listener, bound, newest);
     else
-      close(fd);
+      reset_connection(fd);
   }
   log::info("taken over: {}; {} connections, {} listening sockets; {} descriptors closed; {:.1f} ms",
             flow::in_words(estate.stock), found.accepted.size(), found.listeners.size(), found.closed,

@@ -18,11 +18,13 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <unordered_set>
 #include <utility>
 
 #include "base/assert.h"
@@ -42,6 +44,26 @@ uint64_t in_pipe(const DirectionRecord& dr) {
   int bytes = 0;
   return dr.pipe_out >= 0 && ioctl(dr.pipe_out, FIONREAD, &bytes) == 0 ? static_cast<uint64_t>(bytes) : 0;
 }
+
+bool is_one_pipe(int in, int out) {
+  struct stat a {
+  }, b{};
+  return fstat(in, &a) == 0 && fstat(out, &b) == 0 && S_ISFIFO(a.st_mode) && S_ISFIFO(b.st_mode) &&
+         a.st_ino == b.st_ino;
+}
+
+// Which descriptors the records speak of: each belongs to one of them, and what another says of it was torn.
+class Claims {
+ public:
+  bool take(int fd) {
+    if (fd < 0) return false;
+    if (static_cast<size_t>(fd) >= taken_.size()) taken_.resize(static_cast<size_t>(fd) + 1);
+    return !std::exchange(taken_[static_cast<size_t>(fd)], true);
+  }
+
+ private:
+  std::vector<char> taken_;
+};
 
 // Without a look at anything but its sockets.
 void abandon(FlowRecord& r) {
@@ -121,6 +143,8 @@ Stock take_stock(Shared& shared, uint32_t threads) {
   uint64_t active = 0, pipes = 0, pipe_bytes = 0;
   std::array<uint64_t, PENSTOCK_LISTENERS_MAX> of_listener{};
   std::array<uint64_t, PENSTOCK_UPSTREAMS_MAX> of_upstream{};
+  Claims claims;
+  std::unordered_set<uint64_t> owned;  // cookies of sockets that are where their record says
   const uint32_t used = std::min<uint32_t>(shared.table->used(), shared.table->size());
   shared.free_slots.clear();
   for (uint32_t slot = shared.table->size(); slot-- > 0;) {
@@ -143,12 +167,22 @@ Stock take_stock(Shared& shared, uint32_t threads) {
 #endif
     if (r.thread >= threads) r.thread = slot % threads;
     for (Side s : {kClient, kUpstream}) {
-      if (r.fd[s] >= 0 && cookie_of(r.fd[s]) != r.cookie[s]) r.fd[s] = -1;
-      if (r.fd[s] >= 0) stock.descriptors.push_back(r.fd[s]);
+      if (r.fd[s] < 0) continue;
+      if (cookie_of(r.fd[s]) == r.cookie[s] && claims.take(r.fd[s])) {
+        stock.descriptors.push_back(r.fd[s]);
+        owned.insert(r.cookie[s]);
+      } else {
+        r.fd[s] = -1;
+        stock.lost.push_back(r.cookie[s]);
+      }
     }
     for (DirectionRecord& dr : r.direction) {
-      if (dr.pipe_in < 0 || dr.pipe_out < 0) dr.pipe_in = dr.pipe_out = -1;  // taken, and not used yet
-      if (dr.pipe_in < 0) continue;
+      const bool taken = dr.pipe_in >= 0 && dr.pipe_out >= 0;  // with both it is in use
+      if (!taken || !is_one_pipe(dr.pipe_in, dr.pipe_out) || !claims.take(dr.pipe_in) ||
+          !claims.take(dr.pipe_out)) {
+        dr.pipe_in = dr.pipe_out = -1;
+        continue;
+      }
       stock.descriptors.push_back(dr.pipe_in);
       stock.descriptors.push_back(dr.pipe_out);
       pipes++;
@@ -167,6 +201,12 @@ Stock take_stock(Shared& shared, uint32_t threads) {
     of_listener[r.listener]++;
     if (r.upstream_counted && r.upstream < PENSTOCK_UPSTREAMS_MAX) of_upstream[r.upstream]++;
   }
+  // What a torn record ends must not be another's.
+  if (!stock.lost.empty())
+    for (const uint32_t slot : stock.flows)
+      for (Side s : {kClient, kUpstream})
+        if (FlowRecord& r = (*shared.table)[slot]; r.fd[s] < 0 && owned.contains(r.cookie[s]))
+          r.cookie[s] = 0;
   // The totals may be read at any moment (updates_done, updates_begun).
   t.updates_done = t.updates_begun;
   Update update(shared.statistics);
@@ -426,6 +466,11 @@ bool Worker::adopt_relay(Flow& f, Direction d) {
     return false;
   }
   dr.relayed_out_bytes += more;
+  if (dr.pipe_out < 0 && dr.relayed_in_bytes > dr.relayed_out_bytes) {
+    log::error("flow cookie={} {}: {} bytes were in a pipe, and there is none", r.cookie[kClient],
+               d == kUp ? "up" : "down", dr.relayed_in_bytes - dr.relayed_out_bytes);
+    return false;
+  }
   dr.relayed_in_bytes = dr.relayed_out_bytes + piped;
   return true;
 }

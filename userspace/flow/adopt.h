@@ -20,6 +20,7 @@ void describe(FlowTable& table, const InHand::Flow& flow, char* out, size_t byte
 struct Stock {
   std::vector<uint32_t> flows;   // slots
   std::vector<int> descriptors;  // that records speak of
+  std::vector<uint64_t> lost;    // cookies of sockets that are not where their record says
   uint32_t abandoned = 0;        // flows that cannot even be closed without another death
   // How many of those flows, of their directions, of the pipes of these with bytes in them.
   std::array<uint32_t, std::size(kPhaseNames)> in_phase{};
