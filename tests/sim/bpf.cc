@@ -43,6 +43,7 @@ enum Number {
 };  // instead of descriptors
 
 uint32_t g_unused_rodata[2];
+std::map<std::string, bpf_map> g_named_maps;
 
 struct Maps {
   std::array<Socket*, 2 * kFlowsMax> sources{}, targets{};
@@ -202,7 +203,7 @@ void sim_discard(void*) {}
 
 int bpf_object__open_skeleton(bpf_object_skeleton* s, const bpf_object_open_opts*) {
   using namespace penstock;
-  static std::map<std::string, bpf_map> maps;
+  auto& maps = g_named_maps;
   static std::map<std::string, bpf_program> programs;
   static const std::map<std::string, int> numbers = {
       {"sources", kSources},  {"targets", kTargets}, {"flows", kFlows},     {"enter", kEnter},
@@ -247,8 +248,8 @@ void bpf_object__destroy_skeleton(bpf_object_skeleton* s) {
   free(s->progs);
   free(s);
 }
-bpf_map* bpf_object__find_map_by_name(const bpf_object*, const char*) {
-  return nullptr;
+bpf_map* bpf_object__find_map_by_name(const bpf_object*, const char* name) {
+  return &g_named_maps[name];
 }
 int bpf_obj_pin(int, const char*) {
   return -1;

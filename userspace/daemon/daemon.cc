@@ -14,6 +14,7 @@
 #include "daemon/audit.h"
 #include "daemon/kept.h"
 #include "daemon/run.h"
+#include "io/io.h"
 #include "keeper/keeper.h"
 
 namespace penstock::daemon {
@@ -43,10 +44,11 @@ bool is_orphaned(const keeper::State& state) {
 // other program is back.
 int go_on(const Arguments& arguments) {
   close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
+  const uint64_t run = io::now_ns();
   return keeper::keep(
       [&](keeper::State& state) {
         Kept kept;
-        if (auto s = reopen_kept(state.memory, &kept); !s) {
+        if (auto s = reopen_kept(state.memory, run, &kept); !s) {
           log::error("{}", s.error().message);
           return 1;
         }

@@ -127,6 +127,7 @@ std::vector<int> descriptors_of(const Manifest& m) {
   if (!m.has_sockmap) return all;
   for (const int fd : m.sockmap.maps) all.push_back(fd);
   for (uint32_t t = 0; t < m.threads; t++) all.push_back(m.sockmap.rings[t]);
+  for (const int fd : m.sockmap.programs) all.push_back(fd);
   for (const int fd : {m.sockmap.socket_ops, m.sockmap.cgroup, m.sockmap.pin_lock}) all.push_back(fd);
   return all;
 }
@@ -223,15 +224,17 @@ Status look_at_kept(int memory_file, Kept* k) {
   return Nothing{};
 }
 
-Status reopen_kept(int memory_file, Kept* k) {
+Status reopen_kept(int memory_file, uint64_t run, Kept* k) {
   const std::vector<int> before = open_descriptors();
   if (auto s = look_at_kept(memory_file, k); !s) return s;
   Manifest& m = k->memory->manifest;
   if (m.has_sockmap) {
-    auto sockmap = sockmap::Sockmap::reopen(m.sockmap);
+    auto sockmap = sockmap::Sockmap::reopen(m.sockmap, m.loaded_by == run);
     if (!sockmap) return sockmap.error();
     k->sockmap = std::move(*sockmap);
     m.sockmap = k->sockmap->handles();
+    std::atomic_signal_fence(std::memory_order_release);
+    m.loaded_by = run;  // after all that it speaks of
   }
   m.layout = kMemoryLayout;
   k->table->is_ours_now();

@@ -37,7 +37,8 @@ struct Manifest {
   AdminSocket::Handle admin;
   sockmap::Handles sockmap;
   char engine_reason[512], crash_directory[256];
-  uint64_t reserved[32];
+  uint64_t loaded_by;  // which run of which program loaded what `sockmap` says; 0: the first
+  uint64_t reserved[31];
 };
 
 // In memory that all workers share; zero at the start. New fields at the end: it grows when they come.
@@ -84,8 +85,9 @@ uint64_t memory_limit_bytes(const config::Config& c);
 Status make_kept(const config::Config& config, const config::Source& source, Kept* out);
 void remove_kept(Kept& kept);
 
-// What another program made, by the descriptor of its memory. With the programs of this one.
-Status reopen_kept(int memory_file, Kept* out);
+// What another program made, by the descriptor of its memory. With the BPF programs of this one, which its
+// first worker loads. `run`: the same for all workers of this one, and for no other program's.
+Status reopen_kept(int memory_file, uint64_t run, Kept* out);
 void remove_kept(int memory_file);
 // That of it which can be looked at without a change to anything: layouts, plans, engine.
 Status look_at_kept(int memory_file, Kept* out);

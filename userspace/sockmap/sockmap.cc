@@ -15,11 +15,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpedantic"
@@ -94,6 +96,16 @@ Fd lock_pins(const std::string& directory, std::chrono::milliseconds patience) {
   }
 }
 
+// Those that are run from here.
+enum Program { kTrim, kPublish, kEnter, kEndFlow, kSettle, kPrograms };
+static_assert(kPrograms <= Handles::kProgramsMax);
+
+std::array<int, kPrograms> programs_of(const penstock_bpf* skeleton) {
+  const auto& p = skeleton->progs;
+  return {bpf_program__fd(p.trim), bpf_program__fd(p.publish), bpf_program__fd(p.enter),
+          bpf_program__fd(p.end_flow), bpf_program__fd(p.settle)};
+}
+
 size_t pages(size_t bytes) {
   size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return (bytes + page - 1) / page * page;
@@ -111,8 +123,7 @@ struct Sockmap::Impl {
   std::string pin_error;
   bool pinned = false;
   Fd pin_lock;
-  int sources = -1, targets = -1, direction_of = -1, flows = -1, trim = -1, publish = -1, enter = -1,
-      end_flow = -1, settle = -1;
+  int sources = -1, targets = -1, direction_of = -1, flows = -1;
   penstock_direction* directions = nullptr;
   penstock_globals* globals = nullptr;
   penstock_totals* totals = nullptr;
@@ -144,7 +155,10 @@ struct Sockmap::Impl {
 
   Status load();
   Status reuse_maps();
-  void hand_down_new_maps();
+  Status hand_down();
+  Status use();
+  int map_fd(const char* name) const;
+  int program(Program which) const { return handles.programs[which]; }
   Status attach();
   Status attach_again();
   void pin();
@@ -163,23 +177,21 @@ Status Sockmap::Impl::load() {
   if (kept)
     if (auto s = reuse_maps(); !s) return s;
   if (int e = penstock_bpf__load(skeleton)) return refused("the kernel refused the BPF programs", -e);
-  sources = bpf_map__fd(maps.sources);
-  targets = bpf_map__fd(maps.targets);
-  direction_of = bpf_map__fd(maps.direction_of);
-  flows = bpf_map__fd(maps.flows);
-  trim = bpf_program__fd(skeleton->progs.trim);
-  publish = bpf_program__fd(skeleton->progs.publish);
-  enter = bpf_program__fd(skeleton->progs.enter);
-  end_flow = bpf_program__fd(skeleton->progs.end_flow);
-  settle = bpf_program__fd(skeleton->progs.settle);
-  directions = map_memory<penstock_direction>(bpf_map__fd(maps.directions),
+  return Nothing{};
+}
+
+// What is loaded, mapped into this process.
+Status Sockmap::Impl::use() {
+  sources = map_fd("sources");
+  targets = map_fd("targets");
+  direction_of = map_fd("direction_of");
+  flows = map_fd("flows");
+  directions = map_memory<penstock_direction>(map_fd("directions"),
                                               sizeof(penstock_direction) * 2 * options.flows_max);
-  globals = map_memory<penstock_globals>(bpf_map__fd(maps.globals), sizeof *globals);
-  totals = map_memory<penstock_totals>(bpf_map__fd(maps.totals), sizeof *totals);
-  listeners =
-      map_memory<penstock_listener>(bpf_map__fd(maps.listeners), sizeof *listeners * PENSTOCK_LISTENERS_MAX);
-  upstreams =
-      map_memory<penstock_upstream>(bpf_map__fd(maps.upstreams), sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX);
+  globals = map_memory<penstock_globals>(map_fd("globals"), sizeof *globals);
+  totals = map_memory<penstock_totals>(map_fd("totals"), sizeof *totals);
+  listeners = map_memory<penstock_listener>(map_fd("listeners"), sizeof *listeners * PENSTOCK_LISTENERS_MAX);
+  upstreams = map_memory<penstock_upstream>(map_fd("upstreams"), sizeof *upstreams * PENSTOCK_UPSTREAMS_MAX);
   if (!directions || !globals || !totals || !listeners || !upstreams)
     return refused("cannot map the BPF maps", errno);
   if (!kept) globals->memory_limit_bytes = options.memory_limit_bytes;
@@ -189,7 +201,7 @@ Status Sockmap::Impl::load() {
         Fd(kept ? fcntl(handles.rings[t], F_DUPFD_CLOEXEC, 3)
                 : bpf_map_create(BPF_MAP_TYPE_RINGBUF, "penstock_events", 0, 0, kEventRingBytes, nullptr));
     int fd = ring->map.get();
-    if (fd < 0 || (!kept && bpf_map_update_elem(bpf_map__fd(maps.events), &t, &fd, BPF_ANY)))
+    if (fd < 0 || (!kept && bpf_map_update_elem(map_fd("events"), &t, &fd, BPF_ANY)))
       return refused("cannot make an event ring", errno);
     ring->buffer = ring_buffer__new(
         fd,
@@ -214,50 +226,62 @@ void for_each_own_map(bpf_object* object, Visit visit) {
   }
 }
 
-bool is_named(const bpf_map_info& info, const bpf_map* m) {
-  return strncmp(info.name, bpf_map__name(m), sizeof info.name - 1) == 0;  // the kernel cuts them
-}
-
-// Those that are there, by their names; another layout may have one more.
-Status Sockmap::Impl::reuse_maps() {
-  Status all = Nothing{};
+// -1: none of that name, of which the kernel keeps the first 15 characters.
+int kept_map(const Handles& handles, const char* name) {
   for (const int fd : handles.maps) {
     bpf_map_info info{};
     uint32_t size = sizeof info;
-    if (fd < 0) break;
-    if (bpf_obj_get_info_by_fd(fd, &info, &size)) return refused("cannot look at a map that is kept", errno);
-    for_each_own_map(skeleton->obj, [&](bpf_map* m) {
-      if (all && is_named(info, m) && bpf_map__reuse_fd(m, fd))
-        all = refused(fmt::format("cannot take over the map {}", info.name).c_str(), errno);
-    });
+    if (fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &size) &&
+        !strncmp(info.name, name, sizeof info.name - 1))
+      return fd;
   }
+  return -1;
+}
+
+int Sockmap::Impl::map_fd(const char* name) const {
+  return skeleton ? bpf_map__fd(bpf_object__find_map_by_name(skeleton->obj, name)) : kept_map(handles, name);
+}
+
+// Of those that are there; another layout may have one more.
+Status Sockmap::Impl::reuse_maps() {
+  Status all = Nothing{};
+  for_each_own_map(skeleton->obj, [&](bpf_map* m) {
+    const int fd = kept_map(handles, bpf_map__name(m));
+    if (all && fd >= 0 && bpf_map__reuse_fd(m, fd))
+      all = refused(fmt::format("cannot take over the map {}", bpf_map__name(m)).c_str(), errno);
+  });
   return all;
 }
 
-void Sockmap::Impl::hand_down_new_maps() {
-  size_t n = 0;
-  const auto has = [&](const bpf_map* m) {
-    for (n = 0; n < Handles::kMapsMax && handles.maps[n] >= 0; n++) {
-      bpf_map_info info{};
-      uint32_t size = sizeof info;
-      if (!bpf_obj_get_info_by_fd(handles.maps[n], &info, &size) && is_named(info, m)) return true;
-    }
-    return false;
+// To workers of this program: what was loaded, in descriptors of its own.
+Status Sockmap::Impl::hand_down() {
+  bool all = true;
+  const auto keep = [&](int fd) {
+    const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    all = all && own >= 0;
+    return own;
   };
   for_each_own_map(skeleton->obj, [&](bpf_map* m) {
-    if (has(m)) return;
-    PENSTOCK_ASSERT(n < Handles::kMapsMax);
-    handles.maps[n] = bpf_map__fd(m);
+    if (kept_map(handles, bpf_map__name(m)) >= 0) return;
+    int* place = std::find(std::begin(handles.maps), std::end(handles.maps), -1);
+    PENSTOCK_ASSERT(place != std::end(handles.maps));
+    *place = keep(bpf_map__fd(m));
   });
+  const auto programs = programs_of(skeleton);
+  std::transform(programs.begin(), programs.end(), handles.programs, keep);
+  if (!all) return refused("no descriptor for what was loaded", errno);
+  handles.layout = PENSTOCK_LAYOUT;
+  penstock_bpf__destroy(std::exchange(skeleton, nullptr));
+  return Nothing{};
 }
 
 // Each in one step: there is no moment without a program.
 Status Sockmap::Impl::attach_again() {
-  if (bpf_prog_attach(bpf_program__fd(skeleton->progs.verdict), sources, BPF_SK_SKB_STREAM_VERDICT, 0))
+  if (bpf_prog_attach(bpf_program__fd(skeleton->progs.verdict), map_fd("sources"), BPF_SK_SKB_STREAM_VERDICT,
+                      0))
     return refused("cannot attach the verdict program", errno);
   if (bpf_link_update(handles.socket_ops, bpf_program__fd(skeleton->progs.socket_ops), nullptr))
     return refused("cannot put the sock_ops program in the place of the other one", errno);
-  cgroup = OwnCgroup::reopen(handles.cgroup, handles.cgroup_path, handles.came_from, handles.cgroup_made);
   return Nothing{};
 }
 
@@ -325,7 +349,7 @@ void put_path(char (&out)[Handles::kPathBytes], const std::string& path) {
 
 Handles Sockmap::handles() const {
   if (impl_->kept) return impl_->handles;
-  Handles h{};
+  Handles h = impl_->handles;
   h.layout = PENSTOCK_LAYOUT;
   h.flows_max = impl_->options.flows_max;
   h.threads = impl_->options.threads;
@@ -348,7 +372,7 @@ Handles Sockmap::handles() const {
   return h;
 }
 
-Result<std::unique_ptr<Sockmap>> Sockmap::reopen(const Handles& handles) {
+Result<std::unique_ptr<Sockmap>> Sockmap::reopen(const Handles& handles, bool loaded) {
   if (!can_take_over(handles.layout, PENSTOCK_LAYOUT))
     return Error{fmt::format("the BPF maps have layout {}, not {}", handles.layout, PENSTOCK_LAYOUT)};
   libbpf_set_print(on_libbpf_print);
@@ -356,14 +380,18 @@ Result<std::unique_ptr<Sockmap>> Sockmap::reopen(const Handles& handles) {
   auto impl = std::make_unique<Impl>();
   impl->kept = true;
   impl->handles = handles;
+  impl->cgroup =
+      OwnCgroup::reopen(handles.cgroup, handles.cgroup_path, handles.came_from, handles.cgroup_made);
   impl->options = {.flows_max = handles.flows_max,
                    .threads = handles.threads,
                    .pin = handles.pin,
                    .pull = handles.pull != 0};
-  if (auto s = impl->load(); !s) return s.error();
-  if (auto s = impl->attach_again(); !s) return s.error();
-  impl->hand_down_new_maps();
-  impl->handles.layout = PENSTOCK_LAYOUT;
+  if (!loaded) {
+    if (auto s = impl->load(); !s) return s.error();
+    if (auto s = impl->attach_again(); !s) return s.error();
+    if (auto s = impl->hand_down(); !s) return s.error();
+  }
+  if (auto s = impl->use(); !s) return s.error();
   return std::unique_ptr<Sockmap>(new Sockmap(std::move(impl)));
 }
 
@@ -382,6 +410,9 @@ Result<std::unique_ptr<Sockmap>> Sockmap::open(const Options& options) {
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   if (auto s = impl->load(); !s) return s.error();
+  const auto programs = programs_of(impl->skeleton);
+  std::copy(programs.begin(), programs.end(), impl->handles.programs);
+  if (auto s = impl->use(); !s) return s.error();
   if (auto s = impl->attach(); !s) return s.error();
   impl->pin();
   return std::unique_ptr<Sockmap>(new Sockmap(std::move(impl)));
@@ -446,7 +477,7 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], con
     d.opening = d.epoch - 1;
   }
   penstock_names names{{cookies[0], cookies[1]}, slot, 0};
-  return run_program(impl_->enter, &names);
+  return run_program(impl_->program(kEnter), &names);
 }
 
 int Sockmap::join(uint32_t index, int fd) {
@@ -506,11 +537,12 @@ bool Sockmap::closed(uint32_t index) {
 }
 
 int Sockmap::attach_trim(int fd) {
-  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &impl_->trim, sizeof impl_->trim) ? errno : 0;
+  const int trim = impl_->program(kTrim);
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &trim, sizeof trim) ? errno : 0;
 }
 
 bool Sockmap::end(penstock_end* e) {
-  const int error = run_program(impl_->end_flow, e);
+  const int error = run_program(impl_->program(kEndFlow), e);
   PENSTOCK_ASSERT(error == 0);
   return e->counted;
 }
@@ -531,7 +563,7 @@ void Sockmap::settle(uint32_t slot) {
       !std::atomic_ref(direction(2 * slot + 1).charged).load())
     return;
   penstock_names names{{0, 0}, slot, 0};
-  run_program(impl_->settle, &names);
+  run_program(impl_->program(kSettle), &names);
 }
 
 bool Sockmap::recover(uint32_t index, uint64_t cookie) {
@@ -559,7 +591,7 @@ int Sockmap::show(uint64_t cookie, const penstock_flow& flow) {
 
 int Sockmap::publish(const penstock_publish& what) {
   penstock_publish context = what;
-  return run_program(impl_->publish, &context);
+  return run_program(impl_->program(kPublish), &context);
 }
 
 void Sockmap::hide(uint64_t cookie) {

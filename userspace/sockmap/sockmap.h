@@ -28,11 +28,12 @@ struct Options {
 
 // What a Sockmap consists of, for another program that finds the same descriptors. Fixed size, no pointers.
 struct Handles {
-  static constexpr size_t kMapsMax = 16, kPathBytes = 256;
+  static constexpr size_t kMapsMax = 16, kProgramsMax = 8, kPathBytes = 256;
   uint32_t layout;  // PENSTOCK_LAYOUT; base/layout.h
   uint32_t flows_max, threads;
   int32_t maps[kMapsMax];  // the first without one is -1
   int32_t rings[PENSTOCK_THREADS_MAX];
+  int32_t programs[kProgramsMax];  // those that are run from here, of the program that loaded last
   int32_t socket_ops;  // the link of the sock_ops program
   int32_t cgroup, pin_lock;
   uint32_t pull, pinned, cgroup_made;
@@ -53,8 +54,9 @@ class Sockmap {
   static Result<std::unique_ptr<Sockmap>> open(const Options& options);
   // The maps of one that another program opened, in a process that has its descriptors, with the programs of
   // this one: flows that are in the splice keep theirs until they leave it. Its end closes none of the
-  // descriptors and removes nothing: they are kept by somebody else, until remove().
-  static Result<std::unique_ptr<Sockmap>> reopen(const Handles& handles);
+  // descriptors and removes nothing: they are kept by somebody else, until remove(). `loaded`: handles are
+  // those of one that this program has reopened before.
+  static Result<std::unique_ptr<Sockmap>> reopen(const Handles& handles, bool loaded);
   static void remove(const Handles& handles);  // what the destructor of an opened one does, but for closing
   ~Sockmap();                                  // unpins, detaches, leaves and removes the cgroup
   Handles handles() const;
