@@ -39,8 +39,8 @@ def prove(options, report):
                       f"taken over: {endured.taken_over()}")
         if limits:
             killed = limits.memory()[2]
-            report.claim(killed == done and endured.daemon.process.running(), "OOM killer", f"cgroup version {limits.version}: oom_kill {killed}, "
-                         f"workers that died {done}; the keeper lives")
+            report.claim(killed == done and endured.daemon.process.running(), "OOM killer",
+                         f"cgroup version {limits.version}: oom_kill {killed}, workers that died {done}; the keeper lives")
         for what, found in in_hand(endured.daemon.process.log()).items():
             report.figure(f"in hand by {what}", counts(found))
         if options.calls:
