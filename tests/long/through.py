@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """through: what a death of the worker costs traffic under way: 2 Gbit/s over 8 flows, and 64 bytes there and back on 8 flows,
-each in the splice and in the relay. Beside each SIGKILL stands a control in the same run, a moment at which nothing happens.
-Splice: kills cannot be told from controls, by the rank sum of the longest wait of each. Relay: they can, and nobody waits
-longer than the restart takes. The ends have real-time priority, so that who else uses the machine is not what is measured."""
+each in the splice and in the relay. Beside each SIGKILL stand two controls in the same run: a moment at which nothing happens,
+and the same SIGKILL to the worker of another daemon, through which nothing goes: what a restart costs the machine. Splice:
+kills cannot be told from those, by the rank sum of each one's longest wait. Relay: they can, and nobody waits longer than the
+restart takes. The ends have real-time priority, so that who else uses the machine is not what is measured."""
 import array
 import bisect
 import dataclasses
@@ -19,13 +20,14 @@ from edges import OWN_SESSION
 from report import counts
 from stage import PATIENCE_S, Failed, Netns, Stage, Unfit, wait_for
 
-SERVER_PORT, EDGE_PORT, FLOWS = 7001, 7100, 8
+SERVER_PORT, EDGE_PORT, OTHER_PORT, FLOWS = 7001, 7100, 7101, 8
 ENGINES = {"splice": "auto", "relay": "io_uring"}
 CARRIED = {"splice": "spliced", "relay": "relayed"}
 LOADS = ("stream", "ping")
+MOMENTS = UNDISTURBED, BESIDE, KILL = ("undisturbed", "a kill beside it", "a kill")
 PINGS_PER_S = 8_000
 S, MS = 1_000_000_000, 1_000_000
-BEFORE, NEAR, AFTER, BIN = 1 * S, 200 * MS, 2 * S, 10 * MS  # of a moment; NEAR: who waits within it, waits for its sake
+BEFORE, NEAR, AFTER, BIN = 1 * S, 50 * MS, 2 * S, 10 * MS  # of a moment; NEAR: who waits within it, waits for its sake
 SHOWN = range(-5, 25)  # bins
 KILLS_MIN = 8  # fewer could not be told from controls, whatever they did
 SURE = 0.001
@@ -43,7 +45,7 @@ def prove(options, report):
     if options.kills < KILLS_MIN:
         raise Unfit(f"--kills: {KILLS_MIN} at least")
     report.does(f"stream: {options.mbit_per_s} Mbit/s over {FLOWS} flows; ping: {PINGS_PER_S} pings/s over {FLOWS}; {options.kills} kills "
-                f"of each load in each lane, as many controls")
+                f"of each load in each lane, as many controls of each kind")
     pace = {"stream": options.mbit_per_s * 125_000, "ping": PINGS_PER_S}
     for load in options.loads:
         runs = {}
@@ -58,7 +60,7 @@ def prove(options, report):
 @dataclasses.dataclass
 class Moment:
     at: int  # ns, CLOCK_MONOTONIC
-    ready: int = 0  # the next worker; 0: a control
+    ready: int = 0  # the next worker; 0: none died
     bins: list = dataclasses.field(default_factory=lambda: [0] * ((BEFORE + AFTER) // BIN))  # stream: bytes
     waits: dict = dataclasses.field(default_factory=dict)  # the longest of each flow, ns: for a byte, or an answer
     pings: list = dataclasses.field(default_factory=list)  # (sent, ns)
@@ -79,35 +81,39 @@ class Moment:
 class Run:
     def __init__(self, stage, lane, load, pace, kills):
         self.lane, self.bin_bytes, netns, records = lane, pace * BIN // S, Netns(), stage.directory / "records"
-        self.daemon = Daemon(stage, netns, piped(f"127.0.0.1:{SERVER_PORT}", f"127.0.0.1:{EDGE_PORT}"), engine=ENGINES[lane],
-                             max_flows=8 * FLOWS, through=OWN_SESSION)
+        self.daemon, other = (Daemon(stage, netns, piped(f"127.0.0.1:{SERVER_PORT}", f"127.0.0.1:{port}"), name=f"edge-{port}",
+                                     engine=ENGINES[lane], max_flows=8 * FLOWS, through=OWN_SESSION) for port in (EDGE_PORT, OTHER_PORT))
         ends = stage.start(netns, load, *OWN_SESSION, "chrt", "--fifo", 1, stage.program("tools/lab/lab-series"), load, "--listen",
                            SERVER_PORT, "--to", EDGE_PORT, "--flows", FLOWS, "--rate", pace, "--records", records)
         wait_for("the flows to open", lambda: "open\n" in ends.log() or not ends.running())
         if not ends.running():
             raise Failed(ends.log())
         self.carried = dict.fromkeys(CARRIED, 0)  # bytes, about the moments
-        moments = [self.moment(kill) for _ in range(kills) for kill in (False, True)]
+        killed = {UNDISTURBED: None, BESIDE: other, KILL: self.daemon}
+        moments = [self.moment(killed[what]) for _ in range(kills) for what in MOMENTS]
         ends.signal(signal.SIGTERM)
         if ends.wait(2 * PATIENCE_S):
             raise Failed(ends.log())
         self.ends = json.loads(ends.log().splitlines()[-1])
         self.died, self.closed = self.daemon.status()["worker"]["crashes"], self.daemon.totals()["closed"]
-        self.daemon.stop()
+        for daemon in (self.daemon, other):
+            daemon.stop()
         see(moments, load, records)
-        self.controls, self.kills = moments[::2], moments[1::2]
+        self.moments = {what: moments[n::len(MOMENTS)] for n, what in enumerate(MOMENTS)}
 
-    def moment(self, kill):
+    def moment(self, killed):
+        """`killed`: whose worker."""
         wait_for(f"all flows to be in {self.lane}", lambda: all(way["lane"] == self.lane for way in self.up()))
-        before, worker = self.carried_up(), self.daemon.worker
+        before = self.carried_up()
+        if killed:
+            worker, said = killed.worker, killed.process.log_file.stat().st_size
         time.sleep(BEFORE / S)
-        said = self.daemon.process.log_file.stat().st_size
         moment = Moment(time.monotonic_ns())
-        if kill:
+        if killed:
             os.kill(worker, signal.SIGKILL)
         time.sleep(AFTER / S)
-        if kill:
-            moment.ready = self.ready_at(said)
+        if killed:
+            moment.ready = ready_at(killed.process, said)
         for lane, carried in self.carried_up().items():
             self.carried[lane] += carried - before[lane]
         return moment
@@ -119,13 +125,14 @@ class Run:
         ways = self.up()
         return {lane: sum(way[key] for way in ways) for lane, key in CARRIED.items()}
 
-    def ready_at(self, said):
-        """When the log says so, after its first so many bytes."""
-        ready = re.search(r"^(\S+)Z info  ready: ", self.daemon.process.log_file.read_bytes()[said:].decode(), re.M)
-        if not ready:
-            raise Failed(f"no other worker:\n{self.daemon.process.log()[-1000:]}")
-        realtime_s = datetime.datetime.fromisoformat(ready[1] + "+00:00").timestamp()
-        return int((realtime_s - time.time() + time.monotonic()) * S) + MS  # it is cut to the ms
+
+def ready_at(process, said):
+    """When its log says so, after the first so many bytes."""
+    ready = re.search(r"^(\S+)Z info  ready: ", process.log_file.read_bytes()[said:].decode(), re.M)
+    if not ready:
+        raise Failed(f"no other worker:\n{process.log()[-1000:]}")
+    realtime_s = datetime.datetime.fromisoformat(ready[1] + "+00:00").timestamp()
+    return int((realtime_s - time.time() + time.monotonic()) * S) + MS  # it is cut to the ms
 
 
 def see(moments, load, file):
@@ -148,21 +155,22 @@ def see(moments, load, file):
 
 def judge(report, name, run, awaited):
     ends, closed = run.ends, {reason: number for reason, number in run.closed.items() if number}
-    report.claim(ends["whole"] == FLOWS and closed == {"completed": FLOWS} and run.died == len(run.kills), f"{name}: content",
+    report.claim(ends["whole"] == FLOWS and closed == {"completed": FLOWS} and run.died == len(run.moments[KILL]), f"{name}: content",
                  f"{run.died} workers died; {ends['whole']} of {ends['flows']} flows whole, {ends['received']} of {ends['sent']} bytes, "
                  f"{ends['wrong']} wrong; closed: {counts(closed)}")
     share = run.carried[run.lane] / sum(run.carried.values())
     report.claim(share >= IN_LANE_MIN, f"{name}: lane", f"{share:.3%} of the bytes")
-    kills, controls = ([moment.wait_ms for moment in moments] for moments in (run.kills, run.controls))
-    chance = by_chance(kills, controls)
-    text = f"{awaited}, ms: {spread(kills)}; undisturbed: {spread(controls)}; by chance: p = {chance:.2g}"
+    waits = {what: [moment.wait_ms for moment in moments] for what, moments in run.moments.items()}
+    chance = {what: by_chance(waits[KILL], waits[what]) for what in (UNDISTURBED, BESIDE)}
+    text = (f"{awaited}, ms: {spread(waits[KILL])}; " +
+            "; ".join(f"{what}: {spread(waits[what])}, by chance p = {p:.2g}" for what, p in chance.items()))
     if run.lane == "splice":
-        report.claim(chance >= SURE, f"{name}: nothing is noticed", text)
+        report.claim(chance[BESIDE] >= SURE, f"{name}: nothing is noticed", text)
         return
-    report.claim(chance < SURE, f"{name}: it is noticed", text)
-    longer = max(moment.wait_ms - moment.restart_ms for moment in run.kills)
-    report.claim(longer <= max(controls), f"{name}: no longer than the restart",
-                 f"restarts, ms: {spread([moment.restart_ms for moment in run.kills])}; a wait was {longer:+.1f} ms longer, at most")
+    report.claim(chance[BESIDE] < SURE, f"{name}: it is noticed", text)
+    longer = max(moment.wait_ms - moment.restart_ms for moment in run.moments[KILL])
+    report.claim(longer <= max(waits[BESIDE]), f"{name}: no longer than the restart",
+                 f"restarts, ms: {spread([moment.restart_ms for moment in run.moments[KILL]])}; a wait was {longer:+.1f} ms longer, at most")
 
 
 def by_chance(kills, controls):
@@ -178,7 +186,7 @@ def spread(values):
 
 def judge_stream(report, name, run):
     judge(report, name, run, "a flow's longest wait for a byte")
-    for what, moments in (("kill", run.kills), ("undisturbed", run.controls)):
+    for what, moments in run.moments.items():
         medians = [100 * statistics.median(bins) / run.bin_bytes for bins in zip(*(moment.bins for moment in moments))]
         zero = BEFORE // BIN
         shown = [f"{value:.0f}" for value in medians[zero + SHOWN[0]:zero + SHOWN[-1] + 1]]
@@ -193,7 +201,7 @@ PING_HEAD = ["ping", "exchanges that overlap", "number", "p50, us", "p99, us", "
 
 
 def stream_rows(lane, run):
-    for what, moments in (("undisturbed", run.controls), ("kill", run.kills)):
+    for what, moments in run.moments.items():
         waits = [moment.wait_ms for moment in moments]
         after = [moment.bins[BEFORE // BIN:] for moment in moments]
         worst = [min(bins) / run.bin_bytes for bins in after]
@@ -203,9 +211,9 @@ def stream_rows(lane, run):
 
 
 def back_ms(bins, enough):
-    """Until the first 10 ms with so many bytes, from the worst of NEAR on."""
-    worst = min(range(NEAR // BIN), key=bins.__getitem__)
-    return next((n * BIN / MS for n in range(worst, len(bins)) if bins[n] >= enough), float("inf"))
+    """Until 10 ms have so many bytes again, if some of NEAR had less."""
+    low = next((n for n in range(NEAR // BIN) if bins[n] < enough), None)
+    return 0 if low is None else next((n * BIN / MS for n in range(low, len(bins)) if bins[n] >= enough), float("inf"))
 
 
 def judge_ping(report, name, run):
@@ -213,14 +221,10 @@ def judge_ping(report, name, run):
 
 
 def ping_rows(lane, run):
-    restart = int(statistics.median(moment.ready - moment.at for moment in run.kills))
-    for what, pings in (("2 s, undisturbed", [ns for moment in run.controls for _, ns in moment.pings]),
-                        (f"{restart / MS:.0f} ms, undisturbed", near(run.controls, lambda moment: moment.at + restart)),
-                        ("a kill until the next worker is ready", near(run.kills, lambda moment: moment.ready))):
-        pings.sort()
+    restart = int(statistics.median(moment.ready - moment.at for moment in run.moments[KILL]))
+    for what, until in ((UNDISTURBED, lambda moment: moment.at + AFTER), (UNDISTURBED, lambda moment: moment.at + restart),
+                        (BESIDE, lambda moment: moment.ready), (KILL, lambda moment: moment.ready)):
+        pings = sorted(ns for moment in run.moments[what] for sent, ns in moment.pings if sent < until(moment))
+        long_ms = statistics.median(until(moment) - moment.at for moment in run.moments[what]) / MS
         ranks = (min(len(pings) - 1, int(share * len(pings))) for share in (0.5, 0.99, 1))
-        yield [lane, what, str(len(pings)), *(f"{pings[rank] / 1000:.0f}" for rank in ranks)]
-
-
-def near(moments, until):
-    return [ns for moment in moments for sent, ns in moment.pings if sent < until(moment)]
+        yield [lane, f"{long_ms:.0f} ms, {what}", str(len(pings)), *(f"{pings[rank] / 1000:.0f}" for rank in ranks)]
