@@ -168,9 +168,10 @@ def judge(report, name, run, awaited):
         report.claim(chance[BESIDE] >= SURE, f"{name}: nothing is noticed", text)
         return
     report.claim(chance[BESIDE] < SURE, f"{name}: it is noticed", text)
-    longer = max(moment.wait_ms - moment.restart_ms for moment in run.moments[KILL])
+    restarts = [moment.restart_ms for moment in run.moments[KILL]]
+    longer = max(wait - restart for wait, restart in zip(waits[KILL], restarts))
     report.claim(longer <= max(waits[BESIDE]), f"{name}: no longer than the restart",
-                 f"restarts, ms: {spread([moment.restart_ms for moment in run.moments[KILL]])}; a wait was {longer:+.1f} ms longer, at most")
+                 f"restarts, ms: {spread(restarts)}; a wait was {longer:+.1f} ms longer, at most")
 
 
 def by_chance(kills, controls):
@@ -187,12 +188,14 @@ def spread(values):
 def judge_stream(report, name, run):
     judge(report, name, run, "a flow's longest wait for a byte")
     for what, moments in run.moments.items():
-        medians = [100 * statistics.median(bins) / run.bin_bytes for bins in zip(*(moment.bins for moment in moments))]
-        zero = BEFORE // BIN
-        shown = [f"{value:.0f}" for value in medians[zero + SHOWN[0]:zero + SHOWN[-1] + 1]]
-        shown.insert(-SHOWN[0], "|")
-        rest = medians[:zero + SHOWN[0]] + medians[zero + SHOWN[-1] + 1:]
-        report.figure(f"{name}: % of the pace in 10 ms", f"{what}: {' '.join(shown)}; else {min(rest):.0f} to {max(rest):.0f}")
+        for which, pick in (("median", statistics.median), ("least", min)):
+            series = [100 * pick(bins) / run.bin_bytes for bins in zip(*(moment.bins for moment in moments))]
+            first, last = (BEFORE // BIN + n for n in (SHOWN[0], SHOWN[-1] + 1))
+            shown = [f"{value:.0f}" for value in series[first:last]]
+            shown.insert(-SHOWN[0], "|")
+            rest = series[:first] + series[last:]
+            report.figure(f"{name}: % of the pace in 10 ms, {which}",
+                          f"{what}: {' '.join(shown)}; before and after: {min(rest):.0f} to {max(rest):.0f}")
 
 
 STREAM_HEAD = ["stream", "", "a flow's longest wait, ms: median, max", "worst 10 ms of 2 s, of the pace: median, min",
