@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """through: what a death of the worker costs traffic under way: 2 Gbit/s over 8 flows, and 64 bytes there and back on 8 flows,
 each in the splice and in the relay. Beside each SIGKILL stand two controls in the same run: a moment at which nothing happens,
-and the same SIGKILL to the worker of another daemon, through which nothing goes: what a restart costs the machine. Splice:
+and the same SIGKILL to the worker of another daemon, with as many flows at rest: what a restart costs the machine. Splice:
 kills cannot be told from those, by the rank sum of each one's longest wait. Relay: they can, and nobody waits longer than the
 restart takes. The ends have real-time priority, so that who else uses the machine is not what is measured."""
 import array
@@ -20,7 +20,7 @@ from edges import OWN_SESSION
 from report import counts
 from stage import PATIENCE_S, Failed, Netns, Stage, Unfit, wait_for
 
-SERVER_PORT, EDGE_PORT, OTHER_PORT, FLOWS = 7001, 7100, 7101, 8
+SERVER_PORT, EDGE_PORT, OTHER_SERVER_PORT, OTHER_EDGE_PORT, FLOWS = 7001, 7100, 7002, 7101, 8
 ENGINES = {"splice": "auto", "relay": "io_uring"}
 CARRIED = {"splice": "spliced", "relay": "relayed"}
 LOADS = ("stream", "ping")
@@ -80,26 +80,31 @@ class Moment:
 
 class Run:
     def __init__(self, stage, lane, load, pace, kills):
-        self.lane, self.bin_bytes, netns, records = lane, pace * BIN // S, Netns(), stage.directory / "records"
-        self.daemon, other = (Daemon(stage, netns, piped(f"127.0.0.1:{SERVER_PORT}", f"127.0.0.1:{port}"), name=f"edge-{port}",
-                                     engine=ENGINES[lane], max_flows=8 * FLOWS, through=OWN_SESSION) for port in (EDGE_PORT, OTHER_PORT))
-        ends = stage.start(netns, load, *OWN_SESSION, "chrt", "--fifo", 1, stage.program("tools/lab/lab-series"), load, "--listen",
-                           SERVER_PORT, "--to", EDGE_PORT, "--flows", FLOWS, "--rate", pace, "--records", records)
-        wait_for("the flows to open", lambda: "open\n" in ends.log() or not ends.running())
-        if not ends.running():
-            raise Failed(ends.log())
+        self.stage, self.lane, self.netns, self.bin_bytes = stage, lane, Netns(), pace * BIN // S
+        records = stage.directory / "records"
+        self.daemon, ends = self.start(load, EDGE_PORT, SERVER_PORT, pace, records)
+        other, others_ends = self.start("ping", OTHER_EDGE_PORT, OTHER_SERVER_PORT, FLOWS, "/dev/null")
         self.carried = dict.fromkeys(CARRIED, 0)  # bytes, about the moments
         killed = {UNDISTURBED: None, BESIDE: other, KILL: self.daemon}
         moments = [self.moment(killed[what]) for _ in range(kills) for what in MOMENTS]
-        ends.signal(signal.SIGTERM)
-        if ends.wait(2 * PATIENCE_S):
-            raise Failed(ends.log())
-        self.ends = json.loads(ends.log().splitlines()[-1])
+        self.ends = finish(ends)
+        finish(others_ends)
         self.died, self.closed = self.daemon.status()["worker"]["crashes"], self.daemon.totals()["closed"]
         for daemon in (self.daemon, other):
             daemon.stop()
         see(moments, load, records)
         self.moments = {what: moments[n::len(MOMENTS)] for n, what in enumerate(MOMENTS)}
+
+    def start(self, load, port, to, pace, records):
+        """A daemon, and both ends of the flows through it."""
+        daemon = Daemon(self.stage, self.netns, piped(f"127.0.0.1:{to}", f"127.0.0.1:{port}"), name=f"edge-{port}",
+                        engine=ENGINES[self.lane], max_flows=8 * FLOWS, through=OWN_SESSION)
+        ends = self.stage.start(self.netns, load, *OWN_SESSION, "chrt", "--fifo", 1, self.stage.program("tools/lab/lab-series"), load,
+                                "--listen", to, "--to", port, "--flows", FLOWS, "--rate", pace, "--records", records)
+        wait_for("the flows to open", lambda: "open\n" in ends.log() or not ends.running())
+        if not ends.running():
+            raise Failed(ends.log())
+        return daemon, ends
 
     def moment(self, killed):
         """`killed`: whose worker."""
@@ -124,6 +129,13 @@ class Run:
     def carried_up(self):
         ways = self.up()
         return {lane: sum(way[key] for way in ways) for lane, key in CARRIED.items()}
+
+
+def finish(ends):
+    ends.signal(signal.SIGTERM)
+    if ends.wait(2 * PATIENCE_S):
+        raise Failed(ends.log())
+    return json.loads(ends.log().splitlines()[-1])
 
 
 def ready_at(process, said):
