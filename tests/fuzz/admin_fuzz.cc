@@ -49,7 +49,9 @@ class Edge {
                // What these two say is of the machine, whatever else the request holds.
                const std::string command = request.value("command", "");
                if (command == "status" || command == "reload") return reply({{"ok", true}});
-               reply(daemon::answer(shared_, {}, request));
+               daemon::Facts facts;
+               facts.keeper = &keeper_;
+               reply(daemon::answer(shared_, facts, request));
              }).value();
   }
   ~Edge() {
@@ -62,6 +64,7 @@ class Edge {
   flow::Names listeners_{4, [](uint32_t, std::string_view) {}},
       upstreams_{4, [](uint32_t, std::string_view) {}};
   flow::Shared shared_;
+  keeper::State keeper_{};  // of a keeper that never answers
   std::string directory_;
   std::unique_ptr<daemon::Admin> admin_;
 };

@@ -312,6 +312,16 @@ TEST(Keeper, leaves_the_worker_to_the_oom_killer) {
   std::ofstream("/proc/self/oom_score_adj") << before;
 }
 
+TEST(Keeper, stays_behind_the_worker_for_the_oom_killer_whatever_it_may) {
+  Kept kept("ready", kAtOnce);
+  for (uint64_t start = 1; start < 4; start++) {
+    ASSERT_TRUE(kept.ready(start));
+    const int workers = oom_score(to_string(kept.state().worker_pid));
+    EXPECT_TRUE(wait_until([&] { return oom_score(to_string(kept.process().pid())) == workers - 500; }));
+    kept.kill_worker();
+  }
+}
+
 TEST(Keeper, knows_its_own_descriptors) {
   Kept kept("ready");
   ASSERT_TRUE(kept.ready(1));

@@ -4,7 +4,6 @@ crash, does to them."""
 import contextlib
 import os
 import pathlib
-import re
 import signal
 
 import proxies
@@ -12,12 +11,12 @@ from daemon import Daemon
 from machine import family
 from report import counts
 from restart import adds_up
-from stage import Failed, run, wait_for
+from stage import Failed, wait_for
 from torture import OURS
 
 THREADS = 2
 OWN_SESSION = ("setsid",)  # as a service has a cgroup: the scheduler is fair between sessions, sched(7) "The autogroup feature"
-EVENTS = RELOAD, UPGRADE, KILL_WORKER, KILL_MASTER = ("reload", "upgrade", "kill-worker", "kill-master")
+EVENTS = NOTHING, RELOAD, UPGRADE, KILL_WORKER, KILL_MASTER = ("nothing", "reload", "upgrade", "kill-worker", "kill-master")
 
 
 class Edge:
@@ -61,6 +60,9 @@ class Edge:
     def act(self, event):
         getattr(self, event.replace("-", "_"))()
 
+    def nothing(self):
+        """The control."""
+
     def kill_worker(self):
         os.kill(self.worker(), signal.SIGKILL)
 
@@ -69,10 +71,11 @@ class Edge:
 
     def replaced(self, event):
         """Processes of this moment that are of the old generation once it has happened."""
-        return {RELOAD: set(self.workers()), UPGRADE: self.processes(), KILL_WORKER: set(), KILL_MASTER: self.processes()}[event]
+        return {NOTHING: set(), RELOAD: set(self.workers()), UPGRADE: self.processes(), KILL_WORKER: set(),
+                KILL_MASTER: self.processes()}[event]
 
     def accounts(self, served, dialled):
-        """(as they should be, what is to tell) of an edge that keeps accounts and lives; it is stopped. None of others."""
+        """(as they should be, what is to tell) of an edge that keeps accounts; it is stopped. None of others."""
         return None
 
     def stop(self):
@@ -87,7 +90,8 @@ class Edge:
 
 class Penstock(Edge):
     name = "penstock"
-    acts = {RELOAD: "SIGHUP", UPGRADE: "penstock upgrade", KILL_WORKER: "SIGKILL", KILL_MASTER: "SIGKILL"}
+    acts = {NOTHING: "", RELOAD: "SIGHUP", UPGRADE: "penstock upgrade", KILL_WORKER: "SIGKILL",
+            KILL_MASTER: "SIGKILL to the keeper; flows then have shutdown_grace"}
 
     def __init__(self, stage, netns, label, ports, to, flows):
         program = stage.program("userspace/penstockd")
@@ -95,16 +99,6 @@ class Penstock(Edge):
                              threads=THREADS, max_flows=flows, through=OWN_SESSION)
         super().__init__(netns, program, f"penstock {self.daemon.status()['version']}, engine {self.daemon.engine}")
         self.master = self.daemon.pid
-        if not self.workers():
-            self.acts = self.acts | {KILL_WORKER: "SIGKILL, to the daemon: there is no worker"}
-
-    @classmethod
-    def instead(cls, stage, event):
-        has_it = re.search(r"^ +upgrade +[^ (]", run(stage.program("tools/penstock/penstock"), "--help"), re.M)
-        return "not available" if event == UPGRADE and not has_it else None
-
-    def worker(self):
-        return super().worker() if self.workers() else self.master
 
     def reload(self):
         os.kill(self.master, signal.SIGHUP)
@@ -118,8 +112,9 @@ class Penstock(Edge):
         return set() if event == RELOAD else super().replaced(event)
 
     def accounts(self, served, dialled):
-        if not self.daemon.process.running():
-            return None
+        if not self.daemon.process.running():  # the worker ends with the last flow
+            wait_for("the worker to end", lambda: not self.processes())
+            return adds_up(self.daemon.process.log()), f"of a worker without a keeper: {self.daemon.process.log().splitlines()[-1]}"
         self.daemon.wait_active(0)
         totals = self.daemon.totals()
         code = self.daemon.process.stop()
@@ -134,7 +129,7 @@ class Penstock(Edge):
 class HAProxy(Edge):
     """Master and worker; the worker's listening sockets go to the next one (expose-fd listeners)."""
     name = "haproxy"
-    acts = {RELOAD: "SIGUSR2", KILL_WORKER: "SIGKILL", KILL_MASTER: "SIGKILL"}
+    acts = {NOTHING: "", RELOAD: "SIGUSR2", KILL_WORKER: "SIGKILL", KILL_MASTER: "SIGKILL"}
 
     def __init__(self, stage, netns, label, ports, to, flows):
         program, file = proxies.of_path("haproxy"), stage.directory / f"{label}.cfg"
@@ -157,7 +152,7 @@ class HAProxy(Edge):
 class Nginx(Edge):
     """As a daemon, with a session of its own: one that stays in the foreground does not listen to SIGWINCH."""
     name = "nginx"
-    acts = {RELOAD: "SIGHUP", UPGRADE: "SIGUSR2, SIGWINCH, SIGQUIT", KILL_WORKER: f"SIGKILL to the busiest of {THREADS}",
+    acts = {NOTHING: "", RELOAD: "SIGHUP", UPGRADE: "SIGUSR2, SIGWINCH, SIGQUIT", KILL_WORKER: f"SIGKILL to the busiest of {THREADS}",
             KILL_MASTER: "SIGKILL"}
 
     def __init__(self, stage, netns, label, ports, to, flows):

@@ -22,10 +22,10 @@ def add_arguments(parser):
 
 
 class Endured:
-    def __init__(self, stage, options, environment=None):
+    def __init__(self, stage, options, environment=None, through=()):
         self.options, self.netns = options, Netns()
         self.daemon = Daemon(stage, self.netns, TABLES, engine=options.engine, max_flows=4 * options.concurrency,
-                             access_log=True, environment=environment)
+                             access_log=True, environment=environment, through=through)
         self.before = None if environment else has(self.daemon)
         self.torture = Torture(
             stage, self.netns, *(word for server in (*SERVERS, SERVER6) for word in ("--serve", server)),

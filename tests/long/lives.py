@@ -5,7 +5,7 @@ had after a first hundredth of them: descriptors (sockets, pipes, maps), entries
 import pathlib
 
 from daemon import Daemon, dump
-from machine import resident_bytes
+from machine import resident_bytes, tcp_counters
 from report import counts, mib
 from stage import PATIENCE_S, Netns, Stage
 from torture import Torture, verdict
@@ -90,9 +90,7 @@ def live(stage, netns, daemon, lives, options, seed):
 def aborts(netns):
     """Connections reset or given up, by why: close(2) with linger 0 (OnData) or with something unread (OnClose), and those
     for which nobody asked (OnTimeout, OnMemory, ...)."""
-    names, values = (line.split()[1:] for line in netns.run("cat", "/proc/net/netstat").splitlines()
-                     if line.startswith("TcpExt:"))
-    return {name: int(n) for name, n in zip(names, values) if "Abort" in name and int(n)}
+    return {name: n for name, n in tcp_counters(netns).items() if "Abort" in name and n}
 
 
 def has(daemon):

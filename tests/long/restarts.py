@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """restarts: what becomes of live flows and of new connections while penstock, HAProxy and nginx are reloaded or upgraded, or
-their worker or master is killed. Figures, side by side; claims for penstock alone, and only what it promises. Every edge has
-the same listeners and as many threads, and starts anew for each event; rounds are interleaved, delays are their medians.
-Flows stay open for ten seconds after an event; two seconds after it their pace falls to a tenth, and the next edge's turn begins."""
+their worker or master is killed, and while nothing happens. Figures, side by side; claims for penstock alone, and only what it
+promises. Every edge has the same listeners and as many threads, and starts anew for each event; rounds are interleaved, delays
+are their medians. Flows stay open for ten seconds after an event; two seconds after it their pace falls to a tenth, and the next
+edge's turn begins."""
 import collections
 import dataclasses
 import json
@@ -13,12 +14,12 @@ import statistics
 import sys
 import time
 
-from edges import EDGES, EVENTS, OWN_SESSION, RELOAD, THREADS
-from machine import busy_share, resident_bytes
+from edges import EDGES, EVENTS, KILL_WORKER, NOTHING, OWN_SESSION, RELOAD, THREADS, UPGRADE
+from machine import busy_share, resident_bytes, tcp_counters
 from report import counts, mib
 from stage import PATIENCE_S, Failed, Netns, Stage, wait_for
 
-KEEPS_ALL = (RELOAD,)  # events at which penstock loses no flow and no newcomer
+KEEPS_ALL = (NOTHING, RELOAD, UPGRADE, KILL_WORKER)  # events at which penstock loses no flow and no newcomer
 QUIET_S, NEAR_S, LATER_S = 1.5, 2, 10  # newcomers before the event, at it; then it is looked what is left
 EDGE_PORTS, SERVER_PORTS = (2525, 2526, 2527), (3525, 3526, 3527)  # for flows and newcomers; nobody comes to the third
 SERVED_MIN = 50  # else their delays say nothing
@@ -81,6 +82,7 @@ class Seen:
     processes: tuple  # (before, ten seconds after)
     old_bytes: list  # RSS of each process of the old generation that is still there
     back_s: float  # since when newcomers are served again; 0: each of them was
+    repeated_syns: int  # nobody had answered for a second
     accounts: tuple  # (as they should be, what is to tell); None: nobody has them
 
 
@@ -125,7 +127,7 @@ class Trial:
         near = [n for n in since if n[0] < self.at_s + NEAR_S]
         return Seen(self.edge.acts[self.event], lost, len(near), failures(near), lost["corrupt"] + failures(newcomers)["corrupt"],
                     spread_ms(before), spread_ms(near), (len(self.before), len(after)), old_bytes, back_s(since, self.at_s),
-                    accounts)
+                    tcp_counters(self.netns)["TCPSynRetrans"], accounts)
 
     def _end(self, load):
         load.signal(signal.SIGTERM)
@@ -171,7 +173,7 @@ def share(of, number):
     return f"{of.total()} of {number}" + (f" ({counts(of)})" if of else "")
 
 
-HEAD = ["event", "edge", "what", "flows lost", f"newcomers lost in {NEAR_S} s",
+HEAD = ["event", "edge", "what", "flows lost", f"newcomers lost in {NEAR_S} s", "SYNs refused, repeated",
         *(f"{name}, ms (quiet + added)" for name in STATISTICS), f"processes before, after {LATER_S} s", "old ones, RSS",
         "newcomers served again"]
 
@@ -179,7 +181,7 @@ HEAD = ["event", "edge", "what", "flows lost", f"newcomers lost in {NEAR_S} s",
 def row(name, event, instead, seen, flows):
     if instead:
         return [event, name, instead, *[""] * (len(HEAD) - 3)]
-    return [event, name, seen[0].act, *lost(seen, flows), *(delay(seen, statistic) for statistic in STATISTICS),
+    return [event, name, seen[0].act, *lost(seen, flows), syns(seen), *(delay(seen, statistic) for statistic in STATISTICS),
             ", ".join(str(statistics.median_low(one.processes[when] for one in seen)) for when in (0, 1)),
             old(seen), back(seen)]
 
@@ -191,6 +193,10 @@ def delay(seen, statistic):
     quiet_ms = statistics.median(one.quiet_ms[statistic] for one in served)
     added_ms = statistics.median(one.event_ms[statistic] - one.quiet_ms[statistic] for one in served)
     return f"{quiet_ms:.2f} {added_ms:+.2f}"
+
+
+def syns(seen):
+    return f"{sum(one.failed['refused'] for one in seen)}, {sum(one.repeated_syns for one in seen)}"
 
 
 def old(seen):

@@ -10,6 +10,7 @@ from stage import Unfit, wait_for
 class Limits:
     """with Limits("memory") as limits: start a program through(), then set()."""
     FILES = {("memory", 1): "memory.limit_in_bytes", ("memory", 2): "memory.max",
+             ("used", 1): "memory.usage_in_bytes", ("used", 2): "memory.current",
              ("cpu", 1): "cpu.cfs_quota_us", ("cpu", 2): "cpu.max"}
 
     def __init__(self, controller):
@@ -53,9 +54,25 @@ class Limits:
         """(bytes in use, how often the limit was met, processes killed)"""
         if self.version == 1:
             killed = self._fields("memory.oom_control").get("oom_kill", 0)
-            return self._number("memory.usage_in_bytes"), self._number("memory.failcnt"), killed
+            return self._used(), self._number("memory.failcnt"), killed
         events = self._fields("memory.events")
-        return self._number("memory.current"), events["max"], events["oom_kill"]
+        return self._used(), events["max"], events["oom_kill"]
+
+    def kill_by_memory(self):
+        """Leaves no room beyond what is used, whatever of it can be reclaimed, until the kernel has killed a process; then there is
+        no limit."""
+        def is_killed():
+            with contextlib.suppress(OSError):  # version 1: EBUSY, more is used by now
+                self.set_memory(self._used())
+            return self.memory()[2] > killed
+        killed = self.memory()[2]
+        try:
+            wait_for("the kernel to kill for memory", is_killed)
+        finally:
+            self.set_memory("-1" if self.version == 1 else "max")
+
+    def _used(self):
+        return self._number(self.FILES["used", self.version])
 
     def set_cpu(self, share):
         """Of one CPU."""

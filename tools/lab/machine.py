@@ -72,6 +72,12 @@ def mapped_bpf_bytes(pid):
     return total
 
 
+def tcp_counters(netns):
+    """What a namespace's TCP has counted, TcpExt in /proc/net/netstat."""
+    names, values = (line.split()[1:] for line in netns.run("cat", "/proc/net/netstat").splitlines() if line.startswith("TcpExt:"))
+    return dict(zip(names, map(int, values)))
+
+
 def family(pid):
     """The process and its descendants."""
     children = pathlib.Path(f"/proc/{pid}/task").glob("*/children")

@@ -11,6 +11,10 @@ constexpr std::string_view kLine =
     "2026-11-21T19:28:18.449Z info  flow cookie=4711 client=198.18.0.7:1031 listener=tls sni=a.torture.test "
     "upstream=server proxy=127.16.0.9:40000 server=127.0.0.1:7001 up=100 up_relayed=0 up_lanes=0 down=50 "
     "down_relayed=0 down_lanes=1 ms=3 reason=completed";
+constexpr std::string_view kNextLine =
+    "2026-11-21T19:28:18.450Z info  flow cookie=4713 client=198.18.0.7:1031 listener=tls sni=a.torture.test "
+    "upstream=server proxy=127.16.0.9:40000 server=127.0.0.1:7001 up=100 up_relayed=0 up_lanes=0 down=50 "
+    "down_relayed=0 down_lanes=1 ms=3 reason=completed";
 
 TEST(FlowLine, IsReadAsWhoConnected) {
   const auto line = parse_flow_line(kLine);
@@ -105,12 +109,23 @@ TEST(Ledger, LineAndEndComeInEitherOrder) {
   EXPECT_FALSE(books.ledger.complete());
   books.ledger.add_line(kLine);
   EXPECT_TRUE(books.ledger.complete());
-  books.ledger.add_line(kLine);
+  books.ledger.add_line(kNextLine);
   books.ledger.expect(books.peer, books.entry());
   EXPECT_TRUE(books.ledger.complete());
   books.ledger.settle(0);
   EXPECT_EQ(books.tally.failed(), 0u);
   EXPECT_EQ(books.ledger.carried_bytes(), 300u);
+}
+
+// A worker died between putting it out and saying so.
+TEST(Ledger, TheSameLineTwiceIsOne) {
+  Books books;
+  books.ledger.expect(books.peer, books.entry());
+  books.ledger.add_line(kLine);
+  books.ledger.add_line(kLine);
+  EXPECT_EQ(books.ledger.carried_bytes(), 150u);
+  books.ledger.settle(0);
+  EXPECT_EQ(books.tally.failed(), 0u);
 }
 
 TEST(Ledger, ALifeWithoutALineIsTold) {

@@ -225,9 +225,12 @@ void Keeper::open_oom_score() {
   if (!fd.valid() || read(fd.get(), text, sizeof text - 1) <= 0) return;
   std::atomic<int32_t>& workers = desk_.state->worker_oom_score_adj;
   if (program_.kept < 0) workers = atoi(text);
-  snprintf(oom_worker_, sizeof oom_worker_, "%d", workers.load());
   snprintf(oom_keeper_, sizeof oom_keeper_, "%d", std::max(workers - kLower, -1000));
-  if (pwrite(fd.get(), oom_keeper_, strlen(oom_keeper_), 0) < 0) return;  // without CAP_SYS_RESOURCE
+  if (pwrite(fd.get(), oom_keeper_, strlen(oom_keeper_), 0) < 0) {  // without CAP_SYS_RESOURCE
+    snprintf(oom_keeper_, sizeof oom_keeper_, "%d", workers.load());
+    workers = std::min(workers + kLower, 1000);
+  }
+  snprintf(oom_worker_, sizeof oom_worker_, "%d", workers.load());
   own(kOomScore) = oom_score_ = fd.release();
 }
 
