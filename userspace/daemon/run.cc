@@ -102,8 +102,9 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
     }
     if (info.ssi_signo == SIGUSR2 && state.step == keeper::UpgradeStep::quiescing) {
       log::info("upgrade: everything is put down for the next program");
-      log::stop();
-      _exit(keeper::kQuiesced);  // as if we had died: the next worker finds everything as it is
+      // As if we had died: the next worker finds everything as it is, also the lines that wait in the ring.
+      // After log::stop() threads that still run would put out theirs behind its back.
+      _exit(keeper::kQuiesced);
     }
     if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) continue;
     if (draining && (state.ends_wanted > 1 || state.ends_wanted == 0 || alone)) break;
