@@ -87,15 +87,19 @@ Ran penstock(std::vector<std::string> words) {
   return run(PENSTOCK_COMMAND, std::move(words));
 }
 
-// A daemon that gives one answer to everything, and remembers what it was asked.
+// A daemon that gives one answer to everything, or the one made up for a request, and remembers what it was
+// asked.
 class CommandTest : public ::testing::Test {
  protected:
   void daemon_answers(Json answer) {
+    daemon_answers_by([answer = std::move(answer)](const Json&) { return answer; });
+  }
+  void daemon_answers_by(std::function<Json(const Json&)> answer) {
     auto started = daemon::Admin::start(
         socket_, [this, answer = std::move(answer)](const Json& request, const daemon::Admin::Reply& reply) {
           std::lock_guard lock(mutex_);
           asked_ = request;
-          reply(answer);
+          reply(answer(request));
         });
     ASSERT_TRUE(started.ok()) << started.error().message;
     admin_ = std::move(started).value();
@@ -814,8 +818,7 @@ TEST_F(CommandTest, explain_refuses_what_no_client_is) {
 }
 
 TEST_F(CommandTest, what_is_not_there_yet_says_so) {
-  for (const auto& words :
-       {std::vector<std::string>{"top"}, {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
+  for (const auto& words : {std::vector<std::string>{"top"}, {"ban", "add", "192.0.2.0/24", "--for", "1h"}}) {
     auto ran = ask(words);
     EXPECT_EQ(ran.exit_code, 2);
     EXPECT_EQ(ran.err, "penstock: " + words[0] + " is not available in this version\n");
@@ -832,6 +835,90 @@ TEST_F(CommandTest, reload_shows_mistakes_as_the_daemon_words_them) {
   EXPECT_EQ(ran.exit_code, 2);
   EXPECT_EQ(ran.out, "penstock.toml:1:1: error: unknown key \"x\" at the ?top level\n");
   EXPECT_EQ(ran.err, "penstock: nothing has changed: a mistake in the configuration\n");
+}
+
+// A daemon that is asked for an upgrade, and the next worker, which says what came of it. Its first answers
+// are those of one that begins.
+class UpgradeCommandTest : public CommandTest {
+ protected:
+  void daemon_upgrades(Json upgrade, int silent = 2) {
+    upgrade["answered"] = 4;
+    daemon_answers_by(
+        [=, this, wanted = false, status = kStatus, left = silent](const Json& request) mutable {
+          if (request.at("command") == "upgrade") {
+            wanted = true;
+            upgrade_asked_ = request;
+            return Json{{"asked", true}};
+          }
+          if (wanted && left-- > 0) return left % 2 ? Json{{"error", "penstockd is still starting"}} : status;
+          status["worker"]["upgrade"] = wanted ? upgrade : Json{{"answered", 3}, {"result", "none"}};
+          return status;
+        });
+  }
+  Json upgrade_asked() {
+    std::lock_guard lock(mutex_);
+    return upgrade_asked_;
+  }
+  Json upgrade_asked_;
+};
+
+TEST_F(UpgradeCommandTest, waits_for_the_next_worker_and_says_who_serves) {
+  daemon_upgrades({{"result", "done"}}, 5);
+  auto ran = ask({"upgrade", write("penstockd", "")});
+  EXPECT_EQ(ran.out, "upgraded: penstockd 0.1.0, 12 flows went on\n");
+  EXPECT_EQ(ran.err, "");
+  EXPECT_EQ(ran.exit_code, 0);
+  EXPECT_EQ(upgrade_asked(),
+            (Json{{"command", "upgrade"}, {"program", directory_ / "penstockd"}, {"patience_s", 60}}));
+}
+
+TEST_F(UpgradeCommandTest, asks_for_whole_paths_and_for_none) {
+  daemon_upgrades({{"result", "done"}});
+  write("penstockd", "");
+  std::filesystem::create_symlink("penstockd", directory_ / "newest");
+  EXPECT_EQ(ask({"upgrade", directory_ / "./newest", "--patience", "5"}).exit_code, 0);
+  EXPECT_EQ(upgrade_asked().at("program"), directory_ / "penstockd");
+  EXPECT_EQ(upgrade_asked().at("patience_s"), 5);
+  admin_.reset();
+  daemon_upgrades({{"result", "done"}});
+  EXPECT_EQ(ask({"upgrade"}).exit_code, 0);
+  EXPECT_EQ(upgrade_asked().at("program"), "");
+}
+
+TEST_F(UpgradeCommandTest, says_why_the_old_program_goes_on) {
+  daemon_upgrades({{"result", "trial_killed"}, {"reason", "it was killed by signal 11 on trial\x1b"}});
+  auto ran = ask({"upgrade"});
+  EXPECT_EQ(ran.out, "");
+  EXPECT_EQ(ran.err, "penstock: penstockd is as it was: it was killed by signal 11 on trial?\n");
+  EXPECT_EQ(ran.exit_code, 1);
+}
+
+TEST_F(UpgradeCommandTest, json_is_what_came_of_it) {
+  daemon_upgrades({{"result", "missing"}, {"reason", "it is not there"}});
+  auto ran = ask({"upgrade", "--json"});
+  EXPECT_EQ(ran.out, "{\"answered\":4,\"reason\":\"it is not there\",\"result\":\"missing\"}\n");
+  EXPECT_EQ(ran.err, "penstock: penstockd is as it was: it is not there\n");
+  EXPECT_EQ(ran.exit_code, 1);
+}
+
+TEST_F(UpgradeCommandTest, refuses_what_it_cannot_ask_for) {
+  daemon_upgrades({{"result", "done"}});
+  auto missing = ask({"upgrade", directory_ / "nowhere"});
+  EXPECT_EQ(missing.err, "penstock: " + (directory_ / "nowhere") + ": No such file or directory\n");
+  EXPECT_EQ(missing.exit_code, 1);
+  for (const char* patience : {"0", "3601", "soon"})
+    EXPECT_EQ(ask({"upgrade", "--patience", patience}).exit_code, 2) << patience;
+  EXPECT_EQ(ask({"upgrade", "one", "two"}).exit_code, 2);
+  EXPECT_EQ(upgrade_asked(), Json());
+}
+
+TEST_F(UpgradeCommandTest, an_upgrade_under_way_is_the_daemons_answer) {
+  daemon_answers_by([](const Json& request) {
+    return request.at("command") == "upgrade" ? Json{{"error", "an upgrade is under way"}} : kStatus;
+  });
+  auto ran = ask({"upgrade"});
+  EXPECT_EQ(ran.err, "penstock: penstockd: an upgrade is under way\n");
+  EXPECT_EQ(ran.exit_code, 1);
 }
 
 TEST_F(CommandTest, doctor_asks_and_tells_the_verdict) {

@@ -40,6 +40,7 @@ class Edge {
  public:
   Edge() {
     log::set_level(log::Level::error);
+    for (auto& fd : keeper_.descriptors) fd = -1;
     auto parsed = config::parse(kConfig, "penstock.toml", [](std::string_view) { return std::nullopt; });
     shared_.set_plan(flow::Plan::make(std::move(*parsed.config), listeners_, upstreams_, nullptr).value());
     char name[] = "/tmp/penstock-fuzz-XXXXXX";

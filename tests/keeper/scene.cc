@@ -246,5 +246,6 @@ int main(int argc, char** argv) {
   const auto clean_up = [](const State& state) {
     dprintf(STDOUT_FILENO, "cleaned up %s\n", std::string(name(state.phase.load())).c_str());
   };
-  return keep(worker, clean_up, timing, {.arguments = argv + 1, .kept = kept, .inherit = inherit, .layout = layout});
+  return keep(worker, clean_up, timing,
+              {.arguments = argv + 1, .kept = kept, .inherit = inherit, .layout = layout});
 }

@@ -21,11 +21,27 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=2026)
 
 
+def worker(daemon):
+    """Of the status; asked again by one that dies with the question."""
+    while True:
+        if not daemon.process.running():
+            raise Failed(f"penstockd ended:\n{daemon.process.log()[-2000:]}")
+        try:
+            status = daemon.status()
+            if "worker" in status:
+                return status["worker"]
+        except (OSError, Failed):
+            pass
+        time.sleep(0.01)
+
+
 class Endured:
-    def __init__(self, stage, options, environment=None, through=()):
+    def __init__(self, stage, options, environment=None, through=(), prepare=lambda daemon: None):
+        """`prepare`: what happens to the daemon before it is looked at."""
         self.options, self.netns = options, Netns()
         self.daemon = Daemon(stage, self.netns, TABLES, engine=options.engine, max_flows=4 * options.concurrency,
                              access_log=True, environment=environment, through=through)
+        prepare(self.daemon)
         self.before = None if environment else has(self.daemon)
         self.torture = Torture(
             stage, self.netns, *(word for server in (*SERVERS, SERVER6) for word in ("--serve", server)),
@@ -35,17 +51,7 @@ class Endured:
         time.sleep(2)
 
     def worker(self):
-        """Of the status; asked again by one that dies with the question."""
-        while True:
-            if not self.daemon.process.running():
-                raise Failed(f"penstockd ended:\n{self.daemon.process.log()[-2000:]}")
-            try:
-                status = self.daemon.status()
-                if "worker" in status:
-                    return status["worker"]
-            except (OSError, Failed):
-                pass
-            time.sleep(0.01)
+        return worker(self.daemon)
 
     def settle(self, report):
         self.torture.process.signal(signal.SIGINT)
@@ -60,8 +66,14 @@ class Endured:
         report.claim(not ours, "no flow ended for it", counts(ours) or "none")
         report.figure("closed", counts({reason: n for reason, n in totals["closed"].items() if n}))
         report.figure("carried", counts(totals["bytes"]))
-        lines = collections.Counter(line for line in self.daemon.process.log().splitlines() if " reason=" in line)
-        report.figure("lines put out twice", sum(n - 1 for n in lines.values()))
+        lines = collections.defaultdict(list)
+        for line in self.daemon.process.log().splitlines():
+            if " reason=" in line:
+                lines[re.search(r"cookie=(\d+)", line)[1]].append(line)
+        twice = [of_flow for of_flow in lines.values() if len(of_flow) > 1]
+        alike = sum(len(set(of_flow)) == 1 for of_flow in twice)  # put out twice: who died had not noted that it was
+        report.claim(len(twice) == alike, "one line a flow", f"{len(lines)}; put out twice {alike}; written twice "
+                     f"{len(twice) - alike}{''.join(f'; {line}' for of_flow in twice if len(set(of_flow)) > 1 for line in of_flow)}")
         if self.before:
             resident = after.pop("resident") - self.before.pop("resident")
             report.claim(after == self.before, "afterwards as before", f"{counts(after)}; before: {counts(self.before)}")

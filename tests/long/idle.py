@@ -10,7 +10,7 @@ import time
 from daemon import Daemon, dump, piped
 from machine import resident_bytes
 from report import counts, mib
-from stage import Failed, Netns, Stage, wait_for
+from stage import Failed, Netns, Stage, Unfit, wait_for
 
 SERVER_PORT, EDGE_PORT = 7001, 7100
 
@@ -22,7 +22,7 @@ def add_arguments(parser):
 
 
 def prove(options, report):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20))
+    allow_descriptors(2 * options.flows + 256)  # both ends of every flow are ours; the daemon has as many
     with Stage(options.build) as stage:
         netns = Netns()
         netns.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
@@ -56,6 +56,16 @@ def prove(options, report):
         ping(pairs)
         report.claim(True, "served", f"{len(pairs)} flows carried a message both ways")
         daemon.stop()
+
+
+def allow_descriptors(number):
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20))
+    except ValueError:  # without CAP_SYS_RESOURCE
+        if most < number:
+            raise Unfit(f"{number} descriptors are needed, {most} may be had (--flows)") from None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def connect(netns, daemon, flows):
@@ -96,8 +106,10 @@ def kill(daemon, pause_s=0.0):
 
 
 def has(daemon):
-    totals, table = daemon.totals(), f"/proc/{daemon.pid}/fd"
-    kinds = [os.readlink(f"{table}/{fd}").partition(":")[0] for fd in os.listdir(table) if os.path.lexists(f"{table}/{fd}")]
+    table = f"/proc/{daemon.pid}/fd"
+    with daemon.line() as line:
+        totals = line.ask("status")["totals"]  # connections that were closed before this one are gone with the answer
+        kinds = [os.readlink(f"{table}/{fd}").partition(":")[0] for fd in os.listdir(table) if os.path.lexists(f"{table}/{fd}")]
     entries = {name: len(dump(daemon.map_id(name))) for name in ("flows", "direction_of")}
     return {"sockets": kinds.count("socket"), "pipes": kinds.count("pipe"), "descriptors": len(kinds),
             "held_bytes": totals["held_bytes"], "pipe_bytes": totals["pipe_bytes"],

@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 
-from daemon import Line
+from daemon import Line, worker_of
 from stage import PATIENCE_S, Failed, run, wait_for
 
 SERVER_PORT, EDGE_PORT = 3525, 2525
@@ -47,6 +48,19 @@ def wait_ready(process):
     wait_for("penstockd to serve", lambda: "ready: " in process.log() or not process.running())
     if not process.running():
         raise Failed(f"penstockd did not start:\n{process.log()}")
+
+
+def kill(process):
+    """SIGKILL for keeper and worker, at whatever they are: a keeper that has stopped starts no other worker."""
+    process.signal(signal.SIGSTOP)
+    wait_for("the keeper to stop", lambda: pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] in "TZ")
+    worker = worker_of(process.pid)
+    if worker:
+        os.kill(worker, signal.SIGKILL)
+    process.signal(signal.SIGKILL)
+    process.wait(10)
+    if worker:
+        os.waitpid(worker, 0)  # ours by now: we are the first process here
 
 
 def own_cgroup():

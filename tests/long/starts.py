@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""starts: penstockd started and ended over and over at the same paths, half of the times by SIGKILL (with flows open, or
-at a random moment of its start), else by SIGTERM with flows open. Nothing may be left in the end: no BPF program, map or
-link, pin, cgroup, socket, file, namespace or descriptor."""
+"""starts: penstockd started and ended over and over at the same paths, half of the times by SIGKILL of keeper and worker
+(with flows open, or at a random moment of its start), else by SIGTERM with flows open. Nothing may be left in the end: no
+BPF program, map or link, pin, cgroup, socket, file, namespace or descriptor."""
 import os
 import random
 import signal
 import time
 
+import restart
 from report import KernelLog
 from restart import (Flows, Paths, adds_up, descriptors, kernel_objects, namespaces, reasons, wait_ready)
 from stage import Netns, Stage, wait_for
@@ -40,8 +41,7 @@ def prove(options, report):
             if kind == "SIGKILL while it starts":
                 process = paths.start()
                 time.sleep(chance.random() * (sorted(start_s)[len(start_s) // 2] if start_s else 0.3))
-                process.signal(signal.SIGKILL)
-                process.wait(10)
+                restart.kill(process)
             else:
                 wrong += [f"cycle {cycle}: {what}" for what in one_life(paths, netns, kind == "SIGKILL", start_s)]
             forget(stage)
@@ -66,9 +66,11 @@ def one_life(paths, netns, kill=False, start_s=None):
         start_s.append(time.monotonic() - began_s)
     flows = Flows(netns, FLOWS)
     wrong = []
-    process.signal(signal.SIGKILL if kill else signal.SIGTERM)
-    code = process.wait(20)
-    if not kill:
+    if kill:
+        restart.kill(process)
+    else:
+        process.signal(signal.SIGTERM)
+        code = process.wait(20)
         log = process.log()
         if code != 0:
             wrong.append(f"exit {code}")

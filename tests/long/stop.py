@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """stop: SIGTERM while many flows are open. Those that finish do so; the daemon ends with the last of them, or when the
-grace is over: then who is left is reset and counted. A second SIGTERM does not wait. SIGKILL, then a start: clean."""
+grace is over: then who is left is reset and counted. A second SIGTERM does not wait. SIGKILL of keeper and worker,
+then a start: clean."""
 import resource
 import signal
 import time
 
 from report import KernelLog, counts
-from restart import EDGE_PORT, FLOWS_MAX, Flows, Paths, adds_up, reasons, wait_ready
+from restart import EDGE_PORT, FLOWS_MAX, Flows, Paths, adds_up, kill, reasons, wait_ready
 from stage import Netns, Stage, run, wait_for
 
 GRACE_S = 3
@@ -102,8 +103,7 @@ def second_sigterm(paths, netns, number, claim):
 
 def sigkill(paths, netns, number, claim):
     process, flows = started(paths, netns, number)
-    process.signal(signal.SIGKILL)
-    process.wait(20)
+    kill(process)
     began_s = time.monotonic()
     again = paths.start()
     wait_ready(again)

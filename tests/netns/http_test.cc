@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // admin.http: metrics that say what `penstock status` says, health from the first moment to the last, and
 // clients that mean no good.
-#include <sys/mount.h>
 
 #include <csignal>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <sstream>

@@ -390,13 +390,35 @@ TEST_P(Survive, UpgradesThatFail) {
   const TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);
   const TempDir directory;
-  EXPECT_EQ(upgrade("/nonexistent"), "missing");
-  EXPECT_EQ(upgrade(directory.write("text", "no program", 0755)), "not_executable");
-  EXPECT_EQ(upgrade(directory.write("anybodys", "no program", 0777)), "not_trusted");
-  EXPECT_EQ(upgrade("/bin/true"), "trial_failed");
-  EXPECT_EQ(upgrade("/bin/false"), "trial_failed");
+  const auto expect_failure = [&](const std::string& program, const std::string& result,
+                                  const std::string& reason) {
+    EXPECT_EQ(upgrade(program), result) << program;
+    EXPECT_EQ(daemon_->status().at("worker").at("upgrade").value("reason", ""), reason) << program;
+  };
+  expect_failure("/nonexistent", "missing", "the program cannot be opened: No such file or directory");
+  expect_failure(directory.write("text", "no program", 0755), "not_executable",
+                 "the program cannot be executed: Exec format error");
+  expect_failure(directory.write("plain", "no program", 0644), "not_executable",
+                 "the program cannot be executed: Permission denied");
+  expect_failure(directory.write("anybodys", "no program", 0777), "not_trusted",
+                 "the program is not root's alone: others own it or may write to it");
+  expect_failure("/bin/true", "trial_failed",
+                 "it is no penstockd, or one that knows no upgrades: it ended on trial without a word");
+  expect_failure("/bin/false", "trial_failed", "it refused on trial, exit code 1; why is in the log");
   client.send_all("EHLO client\r\n");
   EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
+}
+
+TEST_P(Survive, UpgradesThatAreRefusedAtOnce) {
+  start();
+  const auto refused = [&](Json request) {
+    request["command"] = "upgrade";
+    return daemon_->ask(request).value("error", "");
+  };
+  for (const int64_t patience_s : {int64_t{0}, int64_t{-1}, int64_t{3601}, int64_t{1} << 32})
+    EXPECT_EQ(refused({{"patience_s", patience_s}}), "patience_s: accepted: 1 to 3600") << patience_s;
+  EXPECT_NE(refused({{"program", std::string(256, 'p')}}), "");
+  EXPECT_EQ(daemon_->status().at("worker").at("upgrade").at("answered"), 0);
 }
 
 // The keeper is gone, so nobody would start another worker: this one ends as by SIGTERM.

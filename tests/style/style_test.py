@@ -33,7 +33,7 @@ LAYERS = {
 }
 # Whose headers stand where. A test may look at maps and at JSON with the library's own eyes.
 THIRD_PARTY = [
-    (r"liburing(\.h|/.*)", "liburing", ["userspace/io/io_uring.cc", "tools/bench/relay.cc"]),
+    (r"liburing(\.h|/.*)", "liburing", ["userspace/io/io_uring.cc", "tools/bench/relay.cc", "tools/lab/kill.cc"]),
     (r"bpf/(libbpf|bpf|btf)\.h|.*\.skel\.h", "libbpf", ["userspace/sockmap/", "tests/"]),
     (r"ares(_.*)?\.h", "c-ares", ["userspace/dns/", "tests/fuzz/"]),
     (r"toml\+\+/.*", "toml++", ["userspace/config/"]),
@@ -49,7 +49,7 @@ FORBIDDEN = re.compile(r"\.\./" + r"shared|(?<![\w.])/" + r"work/")
 C_LIKE = (".h", ".c", ".cc")
 SOURCES = C_LIKE + (".py", ".sh", ".cmake", "CMakeLists.txt")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
-RECEIVE = re.compile(r"\b(read|readv|pread|preadv|recv|recvfrom|recvmsg|recvmmsg)\s*\(")
+RECEIVE = re.compile(r"\b(read|readv|recv|recvfrom|recvmsg|recvmmsg)\s*\(")
 
 
 def line_of(text, offset):
@@ -376,6 +376,7 @@ EXAMPLES = {
         ("userspace/flow/classify.cc", "n = recv(fd, nullptr, n, MSG_TRUNC);\n", None),
         ("userspace/flow/relay.cc", "n = ::read(fd, buffer, f(1, 2));\n", 1),
         ("userspace/flow/relay.cc", "n = readv(fd, iov, 1);\n", 1),
+        ("userspace/flow/record.cc", "n = pread(memory, &header, sizeof header, 0);\n", None),  # of a socket it is ESPIPE
         ("userspace/flow/relay.cc", "n = recvmsg(fd, &message, 0);  // not MSG_PEEK\n", 1),
         ("userspace/flow/relay.cc", '// read(fd, buffer, n)\nlog("read(fd, buffer, n)");\n', None),
         ("userspace/flow/relay.cc", "on_read(a, b, c); eventfd_read(fd, &n); read(counter);\n", None),

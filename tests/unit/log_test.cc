@@ -158,6 +158,30 @@ TEST(Log, ARingThatCannotBeReadIsSaidAndBegunAnew) {
                                std::regex(R"(\S+ warn  the log of .* unreadable.*\n\S+ info  new\n)")));
 }
 
+// Who comes after one that died asks whether it had said so before.
+TEST(Log, WhatWasWrittenIsKnownPutOutOrNot) {
+  std::vector<uint64_t> memory(LogRing::kBytesMin / sizeof(uint64_t));
+  const std::span<std::byte> ring = std::as_writable_bytes(std::span(memory));
+  LogRing(ring).write(static_cast<uint32_t>(log::Level::info), 1, "flow cookie=1 client=left");
+  CapturedStderr captured;
+  EXPECT_FALSE(log::was_written("flow cookie=1 client="));  // nobody has a ring
+  log::start(log::Level::info, log::Format::text, ring);
+  log::info("flow cookie=23 client=new");
+  EXPECT_TRUE(log::was_written("flow cookie=1 client="));
+  EXPECT_TRUE(log::was_written("flow cookie=23 client="));
+  EXPECT_FALSE(log::was_written("flow cookie=2 client="));
+  EXPECT_FALSE(log::was_written("cookie=1"));
+  log::stop();
+  log::start(log::Level::info, log::Format::text, ring);  // both are out
+  EXPECT_TRUE(log::was_written("flow cookie=1 client="));
+  EXPECT_TRUE(log::was_written("flow cookie=23 client="));
+  for (int i = 0; log::was_written("flow cookie=1 client="); i++) {
+    ASSERT_LT(i, 100'000);
+    log::info("line {}", i);
+  }
+  log::stop();
+}
+
 TEST(Log, EscapedShowsPrintableAsciiAndNothingElse) {
   EXPECT_EQ(log::escaped("mail.example.net"), "mail.example.net");
   EXPECT_EQ(log::escaped(std::string_view("a\0\n\x7f\xff\"\\", 7)), R"(a\x00\x0a\x7f\xff\x22\x5c)");

@@ -67,7 +67,7 @@ class Daemon:
     @property
     def worker(self):
         """Its pid, also of one that does not answer."""
-        return int(pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[-1])
+        return worker_of(self.pid)
 
     def line(self):
         return Line(self.admin)
@@ -132,6 +132,12 @@ class Daemon:
         code = self.process.stop()
         if code != 0:
             raise Failed(f"penstockd ended with {code}:\n{self.process.log()}")
+
+
+def worker_of(keeper):
+    """Its pid; None while there is none."""
+    children = pathlib.Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    return int(children[-1]) if children else None
 
 
 class PinnedFlow:

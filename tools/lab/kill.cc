@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// lab-kill: LD_PRELOAD it into penstockd, and each worker process is killed by SIGKILL right before or right after
-// one of its threads' system calls, drawn anew for each process: the first ones as likely as all later ones
-// (LAB_KILL_CALLS: of about so many). Each death is a line of the file LAB_KILL_LOG: "before splice".
+// lab-kill: LD_PRELOAD it into penstockd, and each worker process is killed by SIGKILL right before or right
+// after one of its threads' system calls, drawn anew for each process: the first ones as likely as all later
+// ones (LAB_KILL_CALLS: of about so many). Each death is a line of the file LAB_KILL_LOG: "before splice".
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -45,8 +45,10 @@ bool counts() {
   if (g_process.exchange(process) != process) {
     const char* calls = getenv("LAB_KILL_CALLS");
     const char* seed = getenv("LAB_KILL_SEED");
-    const uint64_t random = mixed(static_cast<uint64_t>(process) ^ (seed ? strtoull(seed, nullptr, 10) << 32 : 0));
-    const double most = std::log2(calls ? atof(calls) : 1e5), share = static_cast<double>(random >> 11) / (1ull << 53);
+    const uint64_t random =
+        mixed(static_cast<uint64_t>(process) ^ (seed ? strtoull(seed, nullptr, 10) << 32 : 0));
+    const double most = std::log2(calls ? atof(calls) : 1e5),
+                 share = static_cast<double>(random >> 11) / (1ull << 53);
     g_after = random & 1;
     g_left = static_cast<int64_t>(std::exp2(most * share));
   }
@@ -86,25 +88,30 @@ F* real(const char* name) {
 
 }  // namespace
 
-#define WRAP(result, name, parameters, arguments)       \
-  extern "C" result name parameters {                   \
+#define WRAP(result, name, parameters, arguments)             \
+  extern "C" result name parameters {                         \
     static auto* const next = real<result parameters>(#name); \
-    const Call call(#name);                             \
-    return next arguments;                              \
+    const Call call(#name);                                   \
+    return next arguments;                                    \
   }
 
 WRAP(ssize_t, recv, (int fd, void* b, size_t n, int flags), (fd, b, n, flags))
 WRAP(ssize_t, send, (int fd, const void* b, size_t n, int flags), (fd, b, n, flags))
-WRAP(ssize_t, splice, (int in, off64_t* a, int out, off64_t* b, size_t n, unsigned flags), (in, a, out, b, n, flags))
+WRAP(ssize_t, splice, (int in, off64_t* a, int out, off64_t* b, size_t n, unsigned flags),
+     (in, a, out, b, n, flags))
 WRAP(int, shutdown, (int fd, int how), (fd, how))
 WRAP(int, close, (int fd), (fd))
 WRAP(int, socket, (int a, int b, int c), (a, b, c))
 WRAP(int, accept4, (int fd, sockaddr* a, socklen_t* n, int flags), (fd, a, n, flags))
-WRAP(int, getsockopt, (int fd, int level, int name, void* value, socklen_t* n) noexcept, (fd, level, name, value, n))
-WRAP(int, setsockopt, (int fd, int level, int name, const void* value, socklen_t n) noexcept, (fd, level, name, value, n))
+WRAP(int, getsockopt, (int fd, int level, int name, void* value, socklen_t* n) noexcept,
+     (fd, level, name, value, n))
+WRAP(int, setsockopt, (int fd, int level, int name, const void* value, socklen_t n) noexcept,
+     (fd, level, name, value, n))
 WRAP(int, pipe2, (int* fds, int flags) noexcept, (fds, flags))
-WRAP(int, bpf_map_update_elem, (int fd, const void* k, const void* v, unsigned long long flags), (fd, k, v, flags))
+WRAP(int, bpf_map_update_elem, (int fd, const void* k, const void* v, unsigned long long flags),
+     (fd, k, v, flags))
 WRAP(int, bpf_map_delete_elem, (int fd, const void* k), (fd, k))
 WRAP(int, bpf_prog_test_run_opts, (int fd, void* options), (fd, options))
 WRAP(int, io_uring_submit_and_wait_timeout,
-     (io_uring * ring, io_uring_cqe** cqe, unsigned n, __kernel_timespec* t, sigset_t* mask), (ring, cqe, n, t, mask))
+     (io_uring * ring, io_uring_cqe** cqe, unsigned n, __kernel_timespec* t, sigset_t* mask),
+     (ring, cqe, n, t, mask))

@@ -40,15 +40,27 @@ int fail(const std::string& message) {
   return 1;
 }
 
-// Whether a thread has had the same flow in hand since the last look. It is to be blamed if nothing changes.
-bool stands_still(crash::Shared& crashed, std::vector<uint32_t>* turns) {
-  crashed.guilty = 0;
-  for (size_t i = 0; i < turns->size(); i++) {
-    const uint32_t turn = crashed.hands[i].turn(), before = std::exchange((*turns)[i], turn);
-    if (turn % 2 && turn == before) crashed.guilty = static_cast<uint32_t>(i + 1);
+// Whether a thread has had the same flow in hand since the last look. It is to be blamed if nothing changes;
+// but not in the place of one that crashes meanwhile, which blames itself.
+class Watch {
+ public:
+  Watch(crash::Shared& crashed, size_t threads) : crashed_(crashed), turns_(threads) {}
+  bool stands_still() {
+    uint32_t guilty = 0;
+    for (size_t i = 0; i < turns_.size(); i++) {
+      const uint32_t turn = crashed_.hands[i].turn(), before = std::exchange(turns_[i], turn);
+      if (turn % 2 && turn == before) guilty = static_cast<uint32_t>(i + 1);
+    }
+    uint32_t before = std::exchange(blamed_, guilty);
+    crashed_.guilty.compare_exchange_strong(before, guilty);
+    return guilty != 0;
   }
-  return crashed.guilty != 0;
-}
+
+ private:
+  crash::Shared& crashed_;
+  std::vector<uint32_t> turns_;
+  uint32_t blamed_ = 0;
+};
 
 // First SIGTERM: no new flows, the open ones have until the grace is over, then they are reset. The second
 // one, or an empty house, ends it. Of a worker that died meanwhile the grace goes on.
@@ -69,14 +81,13 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
     p.listeners->stop();
     for (auto& w : shared.workers) w->stop_accepting();
   };
-  auto& crashed = crash::Shared::take_over(kept.memory->crash);
-  std::vector<uint32_t> turns(shared.workers.size());
+  Watch watch(crash::Shared::take_over(kept.memory->crash), shared.workers.size());
   for (uint64_t beat_ns = 0;;) {
     if (state.ends_wanted > 1) break;
     if (!draining && state.ends_wanted > 0) drain();
     int timeout_ms = p.services->turn();
     if (io::now_ns() >= beat_ns) {
-      if (!stands_still(crashed, &turns)) keeper::beat(state);
+      if (!watch.stands_still()) keeper::beat(state);
       beat_ns = io::now_ns() + kBeatNs;
     }
     const int until_beat_ms = static_cast<int>((beat_ns - std::min(beat_ns, io::now_ns())) / 1'000'000) + 1;
@@ -102,8 +113,9 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
     }
     if (info.ssi_signo == SIGUSR2 && state.step == keeper::UpgradeStep::quiescing) {
       log::info("upgrade: everything is put down for the next program");
-      log::stop();
-      _exit(keeper::kQuiesced);  // as if we had died: the next worker finds everything as it is
+      // As if we had died: the next worker finds everything as it is, also the lines that wait in the ring.
+      // After log::stop() threads that still run would put out theirs behind its back.
+      _exit(keeper::kQuiesced);
     }
     if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) continue;
     if (draining && (state.ends_wanted > 1 || state.ends_wanted == 0 || alone)) break;

@@ -13,8 +13,8 @@
 
 namespace penstock::flow {
 
-// A flow in hand, in words; at most `bytes`, ends with 0. No allocation, no lock: also while the process crashes,
-// and whatever its numbers are.
+// A flow in hand, in words; at most `bytes`, ends with 0. No allocation, no lock: also while the process
+// crashes, and whatever its numbers are.
 void describe(FlowTable& table, const InHand::Flow& flow, char* out, size_t bytes);
 
 struct Stock {
