@@ -20,6 +20,7 @@
 #include "daemon/admin.h"
 #include "daemon/status.h"
 #include "flow/plan.h"
+#include "keeper/state.h"
 #include "support/fuzz_text.h"
 
 namespace {

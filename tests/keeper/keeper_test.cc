@@ -200,7 +200,7 @@ TEST(Keeper, never_gives_up_once_a_worker_was_ready) {
   kept.kill_worker();
   ASSERT_TRUE(kept.ready(14));
   EXPECT_EQ(kept.state().quick_deaths, 13u);
-  EXPECT_EQ(kept.state().phase, Phase::serving);
+  EXPECT_TRUE(wait_until([&] { return kept.state().phase == Phase::serving; }));
 }
 
 TEST(Keeper, waits_longer_after_each_quick_death_but_not_after_a_steady_life) {
