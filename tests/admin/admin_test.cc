@@ -35,7 +35,7 @@ Json answer(const Json& request) {
   return {{"twice", 2 * request.at("n").get<int>()}};
 }
 
-void reply_at_once(const Json& request, const Admin::Reply& reply) {
+void reply_at_once(const Json& request, uid_t, const Admin::Reply& reply) {
   reply(answer(request));
 }
 
@@ -247,7 +247,7 @@ TEST_F(AdminTest, says_which_path_is_impossible) {
 class LateAdminTest : public AdminTest {
  protected:
   void SetUp() override {
-    auto started = Admin::start(path_, [this](const Json& request, const Admin::Reply& reply) {
+    auto started = Admin::start(path_, [this](const Json& request, uid_t, const Admin::Reply& reply) {
       if (!request.contains("later")) return reply(answer(request));
       owed_.set_value(reply);
     });

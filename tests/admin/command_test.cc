@@ -96,7 +96,8 @@ class CommandTest : public ::testing::Test {
   }
   void daemon_answers_by(std::function<Json(const Json&)> answer) {
     auto started = daemon::Admin::start(
-        socket_, [this, answer = std::move(answer)](const Json& request, const daemon::Admin::Reply& reply) {
+        socket_,
+        [this, answer = std::move(answer)](const Json& request, uid_t, const daemon::Admin::Reply& reply) {
           std::lock_guard lock(mutex_);
           asked_ = request;
           reply(answer(request));

@@ -47,7 +47,7 @@ class Edge {
     char name[] = "/tmp/penstock-fuzz-XXXXXX";
     PENSTOCK_ASSERT(mkdtemp(name) != nullptr);
     directory_ = name;
-    admin_ = daemon::Admin::start(path(), [this](const Json& request, const auto& reply) {
+    admin_ = daemon::Admin::start(path(), [this](const Json& request, uid_t, const auto& reply) {
                // What these two say is of the machine, whatever else the request holds.
                const std::string command = request.value("command", "");
                if (command == "status" || command == "reload") return reply({{"ok", true}});

@@ -126,6 +126,11 @@ void Life::take_over() {
                     std::move(listener_names_), std::move(upstream_names_), std::move(plans_)});
   bury_workers();
   share();
+  if (kernel_.random.chance(1, 2)) {  // nobody runs for a while, but the peers
+    const uint64_t until = kernel_.now + kernel_.random.log_between(kMillisecond / 1000, 2 * kSecond);
+    while (kernel_.step(until)) {
+    }
+  }
   plans_.clear();
   for (const auto& known : graves.back().plans) {
     for (size_t i = 0; i < shape_.config.listeners.size(); i++)

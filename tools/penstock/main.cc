@@ -139,7 +139,7 @@ void add_commands(CLI::App* app, Options* o, int* exit_code) {
   upgrade_command
       ->add_option("--patience", o->patience_s,
                    "Seconds each of its steps may take; then the old one is back")
-      ->check(CLI::Range(1, 3600))
+      ->check(CLI::Range(1, 600))
       ->capture_default_str();
   upgrade_command->callback([=] { *exit_code = upgrade(o->daemon, o->name, o->patience_s); });
   auto* drain_command = add_command(app, o, "drain", "No new flows for an upstream or one of its servers");

@@ -5,7 +5,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <spdlog/details/log_msg.h>
 #include <spdlog/details/null_mutex.h>
 #include <spdlog/sinks/base_sink.h>
@@ -21,6 +20,7 @@
 #include <vector>
 
 #include "base/log_ring.h"
+#include "base/signals.h"
 
 namespace penstock::log {
 namespace {
@@ -140,12 +140,8 @@ class Running {
         memory_(shared.empty() ? std::as_writable_bytes(std::span(own_)) : shared),
         ring_(memory_),
         sink_(format) {
-    // The daemon's signals must not be delivered to this thread, only those of a crash in it; it inherits the
-    // mask.
-    sigset_t all, before;
-    sigfillset(&all);
-    for (const int s : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGTRAP}) sigdelset(&all, s);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigset_t before;
+    block_daemons_signals(&before);  // the thread inherits it
     thread_ = std::thread([this] { put_out(); });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }

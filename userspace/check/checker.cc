@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "base/signals.h"
 
 namespace penstock::check {
 namespace {
@@ -147,10 +147,8 @@ Result<std::unique_ptr<Checker>> Checker::start(dns::Resolver& resolver, OnChang
   impl->on_change = std::move(on_change);
   impl->inbox->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->inbox->wake.valid()) return Error{std::string("checks: eventfd: ") + std::strerror(errno)};
-  // The thread takes no signal: those are the daemon's.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  sigset_t before;
+  block_daemons_signals(&before);  // the thread inherits it
   std::string failure;
   try {
     impl->thread = std::thread([i = impl.get()] { i->run(); });

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "base/signals.h"
 
 namespace penstock::check {
 namespace {
@@ -387,10 +387,8 @@ Status Doctor::examine(Patient patient, std::function<void(const Examination&)> 
     visit_.reset();
     return Error{std::string("eventfd: ") + std::strerror(errno)};
   }
-  // The thread takes no signal: those are the daemon's.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  sigset_t before;
+  block_daemons_signals(&before);  // the thread inherits it
   Status started = Nothing{};
   try {
     visit_->thread = std::thread([v = visit_.get()] { v->run(); });

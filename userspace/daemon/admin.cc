@@ -5,7 +5,6 @@
 #include <grp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -26,6 +25,7 @@
 
 #include "base/assert.h"
 #include "base/fd.h"
+#include "base/signals.h"
 
 namespace penstock::daemon {
 namespace {
@@ -80,6 +80,14 @@ Status give_to_group(const std::string& path) {
     return failure(path, "chown", errno);
   }
   return Nothing{};
+}
+
+// Nobody, where the kernel does not say.
+uid_t asker_of(int socket) {
+  ucred who{0, static_cast<uid_t>(-1), 0};
+  socklen_t size = sizeof who;
+  getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &size);
+  return who.uid;
 }
 
 }  // namespace
@@ -216,10 +224,8 @@ Result<std::unique_ptr<Admin>> Admin::start(const AdminSocket& socket, Answer an
   if (!impl->wake.valid() || !impl->outbox->wake.valid()) return failure(path, "eventfd", errno);
   impl->spare.reset(::fcntl(impl->wake.get(), F_DUPFD_CLOEXEC, 0));
   impl->listener = socket.fd();
-  // The thread takes no signal: those are the daemon's.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  sigset_t before;
+  block_daemons_signals(&before);  // the thread inherits it
   std::string error;
   try {
     impl->thread = std::thread([i = impl.get()] { i->run(); });
@@ -370,7 +376,8 @@ void Admin::Impl::ask(Client* client, std::string_view request) {
                                    std::to_string(kJsonDepthMax) + " levels deep"));
   } else {
     try {
-      answer(*parsed, [box = outbox, ticket](const Json& said) { box->put(ticket, json_line(said) + "\n"); });
+      answer(*parsed, asker_of(client->socket.get()),
+             [box = outbox, ticket](const Json& said) { box->put(ticket, json_line(said) + "\n"); });
     } catch (const Json::exception& e) {
       outbox->put(ticket, error_line(std::string("malformed request: ") + e.what()));
     }

@@ -53,10 +53,11 @@ class Admin {
   // Takes the answer to one request: once, from any thread, also when the client or the Admin is gone by
   // then.
   using Reply = std::function<void(const Json& answer)>;
-  // Runs on the admin thread, one request (always an object) at a time. It calls `reply` at once, or later:
-  // then that client's next request waits, and nobody else's. A Json exception, thrown when a member of the
-  // request is missing or has another type than asked for, becomes {"error": ...}.
-  using Answer = std::function<void(const Json& request, const Reply& reply)>;
+  // Runs on the admin thread, one request (always an object) at a time. `asker`: who has connected. It calls
+  // `reply` at once, or later: then that client's next request waits, and nobody else's. A Json exception,
+  // thrown when a member of the request is missing or has another type than asked for, becomes {"error":
+  // ...}.
+  using Answer = std::function<void(const Json& request, uid_t asker, const Reply& reply)>;
 
   // REQUIRES: `socket` outlives it, and has no other Admin.
   static Result<std::unique_ptr<Admin>> start(const AdminSocket& socket, Answer answer);

@@ -2,8 +2,10 @@
 #include "daemon/audit.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,8 +28,7 @@ FoundListener describe(int fd, int family) {
   std::array<char, IFNAMSIZ> device{};
   socklen_t size = device.size();
   if (getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device.data(), &size)) device[0] = 0;
-  const int index = option_of(fd, SOL_SOCKET, SO_BINDTOIFINDEX);
-  return {fd, family, flow::local_of(fd), device.data(), index > 0 ? static_cast<unsigned>(index) : 0};
+  return {fd, family, flow::local_of(fd), device.data(), device_of(fd)};
 }
 
 }  // namespace
@@ -35,12 +36,22 @@ FoundListener describe(int fd, int family) {
 std::vector<int> open_descriptors() {
   std::vector<int> all;
   DIR* directory = opendir("/proc/self/fd");
-  if (!directory) return all;
+  if (!directory) {  // it needs a descriptor, and there may be none left
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    for (int fd = 0; fd < static_cast<int>(limit.rlim_max); fd++)
+      if (fcntl(fd, F_GETFD) >= 0) all.push_back(fd);
+    return all;
+  }
   while (const dirent* entry = readdir(directory))
     if (const int fd = atoi(entry->d_name); entry->d_name[0] != '.' && fd != dirfd(directory))
       all.push_back(fd);
   closedir(directory);
   return all;
+}
+
+unsigned device_of(int fd) {
+  return static_cast<unsigned>(std::max(0, option_of(fd, SOL_SOCKET, SO_BINDTOIFINDEX)));
 }
 
 void reset_connection(int fd) {

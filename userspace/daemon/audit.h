@@ -29,6 +29,8 @@ struct Found {
 // Whoever dies in here leaves one more, to the next audit.
 std::vector<int> open_descriptors();
 
+// SO_BINDTOIFINDEX, which an accepted socket has of the one it came in by; 0: any device.
+unsigned device_of(int fd);
 // By RST: whose connection nobody goes on with must not take it for complete.
 void reset_connection(int fd);
 

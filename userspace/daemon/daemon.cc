@@ -27,7 +27,8 @@ void pass_on(const keeper::State& state, keeper::Exec what) {
     if (const int flags = fcntl(fd, F_GETFD); flags >= 0) fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC);
   };
   if (what == keeper::Exec::upgrade) {
-    for (const int fd : open_descriptors()) pass(fd);
+    for (const int fd : open_descriptors())
+      if (!keeper::is_keepers(state, fd)) pass(fd);  // it makes its own anew
     return;
   }
   Manifest m;
@@ -53,9 +54,10 @@ int go_on(const Arguments& arguments) {
           return 1;
         }
         const config::Source source = kept.plans->start();
-        const config::Parsed parsed = config::load(source, arguments.config);
+        config::Parsed parsed = config::load(source, arguments.config);
+        if (!parsed.config) parsed = config::load(kept.plans->all().back().source, arguments.config);
         if (!parsed.config) {
-          log::error("the configuration of the start cannot be read again");
+          log::error("the configuration cannot be read again");
           return 1;
         }
         const int code = run_worker(arguments, *parsed.config, source, kept, state);

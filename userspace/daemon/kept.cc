@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <pwd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -83,7 +84,9 @@ void open_crashes(const config::Config& c, Kept* k) {
   const passwd* user = c.daemon.user.empty() ? nullptr : getpwnam(c.daemon.user.c_str());
   if (!k->crashes.valid())
     log::warn("no crash reports: {}: {}", k->crash_directory, strerror(errno));
-  else if (user && fchown(k->crashes.get(), user->pw_uid, static_cast<gid_t>(-1)))
+  else if (user &&
+           (fchmod(k->crashes.get(), 0770) ||  // our group's too: the next worker begins as root without
+            fchown(k->crashes.get(), user->pw_uid, static_cast<gid_t>(-1))))  // CAP_DAC_OVERRIDE
     log::warn("no crash reports: {}: cannot give it to {}: {}", k->crash_directory, c.daemon.user,
               strerror(errno));
 }
@@ -190,9 +193,24 @@ Status make_kept(const config::Config& c, const config::Source& source, Kept* k)
 
 void remove_kept(Kept& k) {
   if (k.reopened) return remove_kept(k.memory_file.get());
+  if (k.table) reset_open_flows(*k.table);
   if (k.admin) k.admin->remove();
   k.admin.reset();
   k.sockmap.reset();
+}
+
+void reset_open_flows(flow::FlowTable& table) {
+  std::vector<int> complete;
+  for (uint32_t slot = 0; slot < std::min<uint32_t>(table.used(), table.size()); slot++) {
+    const flow::FlowRecord& r = table[slot];
+    const bool shut = r.direction[0].lane == flow::Lane::shut && r.direction[1].lane == flow::Lane::shut;
+    if (r.phase == flow::Phase::free || !shut) continue;
+    complete.insert(complete.end(), std::begin(r.fd), std::end(r.fd));
+  }
+  const linger now{1, 0};
+  for (const int fd : open_descriptors())
+    if (std::find(complete.begin(), complete.end(), fd) == complete.end())
+      setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);  // of what is no socket: refused
 }
 
 Kept::~Kept() {
@@ -249,10 +267,23 @@ Status reopen_kept(int memory_file, uint64_t run, Kept* k) {
   return Nothing{};
 }
 
+std::vector<Plans::Kept> needed_plans(Kept& k) {
+  std::vector<Plans::Kept> plans = k.plans->all();
+  std::vector<uint32_t> named;
+  if (!plans.empty()) named.push_back(plans.back().id);
+  for (uint32_t slot = 0; slot < std::min<uint32_t>(k.table->used(), k.table->size()); slot++)
+    if (const flow::FlowRecord& r = (*k.table)[slot]; r.phase != flow::Phase::free) named.push_back(r.plan);
+  std::sort(named.begin(), named.end());
+  std::erase_if(plans,
+                [&](const Plans::Kept& p) { return !std::binary_search(named.begin(), named.end(), p.id); });
+  return plans;
+}
+
 void remove_kept(int memory_file) {
   Kept k;
   k.memory_file.reset(fcntl(memory_file, F_DUPFD_CLOEXEC, 3));
   if (!map_memory(&k) || !known(k.memory->manifest)) return;
+  if (auto table = flow::FlowTable::reopen(k.memory->manifest.table)) reset_open_flows(*table);
   AdminSocket::reopen(k.memory->manifest.admin).remove();
   if (k.memory->manifest.has_sockmap) sockmap::Sockmap::remove(k.memory->manifest.sockmap);
 }

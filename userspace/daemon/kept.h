@@ -26,6 +26,8 @@ namespace penstock::daemon {
 
 inline constexpr uint32_t kMemoryLayout = 2 + kLayoutStep;  // of Memory and Plans; base/layout.h
 
+inline constexpr size_t kManifestBytes = 3136, kTotalsAt = 1187968;
+
 // Where everything is that a worker of another program has to find. Written once.
 struct Manifest {
   uint32_t layout;
@@ -45,6 +47,7 @@ struct Manifest {
 struct Memory {
   Manifest manifest;
   std::atomic<uint64_t> crashes_told;  // of State::crashes, those that are in the log
+  std::atomic<uint64_t> answers_told;  // of State::upgrades_answered
   std::atomic<uint64_t> end_ns;        // when the grace is over; 0: nobody wants the end
   DrainedNames drained;
   alignas(8) std::byte log_ring[1 << 20];
@@ -56,6 +59,8 @@ struct Memory {
   std::atomic<uint64_t> takeovers;  // by programs that have this field
 #endif
 };
+// The same in every layout: what is new is at the end, or in the manifest's reserve.
+static_assert(sizeof(Manifest) == kManifestBytes && offsetof(Memory, totals) == kTotalsAt);
 
 struct Kept {
   Fd memory_file;
@@ -84,11 +89,15 @@ uint64_t memory_limit_bytes(const config::Config& c);
 // REQUIRES: one thread.
 Status make_kept(const config::Config& config, const config::Source& source, Kept* out);
 void remove_kept(Kept& kept);
+// Before a process that keeps them ends with flows still open: whose streams are not complete get a RST.
+void reset_open_flows(flow::FlowTable& table);
 
 // What another program made, by the descriptor of its memory. With the BPF programs of this one, which its
 // first worker loads. `run`: the same for all workers of this one, and for no other program's.
 Status reopen_kept(int memory_file, uint64_t run, Kept* out);
 void remove_kept(int memory_file);
+// The configurations that a worker needs: those flows came in under, and the newest. The oldest first.
+std::vector<Plans::Kept> needed_plans(Kept& kept);
 // That of it which can be looked at without a change to anything: layouts, plans, engine.
 Status look_at_kept(int memory_file, Kept* out);
 

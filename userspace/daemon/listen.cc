@@ -226,11 +226,11 @@ bool Listeners::take_found(const Key& key, Wanted* w) {
   return true;
 }
 
-std::optional<uint32_t> Listeners::listener_of(const Endpoint& local, Endpoint* bound) {
+std::optional<uint32_t> Listeners::listener_of(const Endpoint& local, unsigned device, Endpoint* bound) {
   std::lock_guard lock(mutex_);
   const Wanted* best = nullptr;
   for (const auto& [key, w] : wanted_) {
-    if (w.open.fds.empty() || key.where.port != local.port) continue;
+    if (w.open.fds.empty() || key.where.port != local.port || w.open.device_index != device) continue;
     if (key.where == local) {
       *bound = key.where;
       return w.listener;

@@ -40,7 +40,8 @@ class Listeners {
   // want of it. The rest as there.
   void adopt(const std::vector<FoundListener>& found);
   // The listener by which a connection must have come in, of those that listen now. Nullopt: by none.
-  std::optional<uint32_t> listener_of(const Endpoint& local, Endpoint* bound);
+  // `device`: its number, 0: any.
+  std::optional<uint32_t> listener_of(const Endpoint& local, unsigned device, Endpoint* bound);
 
   // From now on exactly the binds of `plan`, which new flows get. What cannot be had, though nothing is
   // missing that may come (a port that somebody else holds, no privilege), is returned, a sentence each. It

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -297,6 +298,11 @@ void process(Exposition& e, const Facts& facts) {
   e.gauge("process_open_fds", "Open descriptors.", std::distance(begin(open), end(open)));
   e.counter("penstock_worker_crashes_total", "Workers that died; another one went on with their flows.",
             facts.keeper->crashes.load());
+  const uint64_t answered = facts.keeper->upgrades_answered, done = facts.keeper->upgrades;
+  e.counter("penstock_upgrades_total", "Times another program took the place of this one's forerunner.",
+            done);
+  e.counter("penstock_upgrades_failed_total", "Times the old program went on instead; the log says why.",
+            answered - std::min(answered, done));
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
   e.gauge("process_max_fds", "RLIMIT_NOFILE.", limit.rlim_cur);

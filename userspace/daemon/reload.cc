@@ -95,6 +95,11 @@ void Reload::refuse(std::string why) {
   refusal_ = std::move(why);
 }
 
+void Reload::go_on(const config::Config& current) {
+  std::lock_guard lock(mutex_);
+  pending_ = needs_restart(started_with_, current);
+}
+
 Json Reload::state() const {
   std::lock_guard lock(mutex_);
   Json out = {{"file", arguments_.config}, {"generation", reloads_ + 1}, {"loaded_unix_s", loaded_unix_s_},

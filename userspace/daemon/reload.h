@@ -32,6 +32,8 @@ class Reload {
   Json run();
   std::function<void()> before, after;  // of each
   void refuse(std::string why);         // from now on
+  // Another worker put it to work. What it was refused before that is forgotten.
+  void go_on(const config::Config& current);
   // For status and metrics: the file, its generation (1: of the start) and when it was read, how often since
   // the start, when and why the last attempt failed, how many did, which keys wait for a restart.
   Json state() const;

@@ -70,6 +70,7 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
   const int orphaned = keeper::hear_of_keepers_end(state);
   bool draining = false, alone = false;
   std::atomic<uint64_t>& end_ns = kept.memory->end_ns;
+  if (state.ends_wanted == 0) end_ns = 0;  // of a worker that somebody wanted to end alone
   const auto drain = [&] {
     reload.refuse("the daemon is ending");
     const auto grace = shared.plan()->config().daemon.shutdown_grace;
@@ -81,12 +82,21 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
     p.listeners->stop();
     for (auto& w : shared.workers) w->stop_accepting();
   };
+  const auto tell_upgrade = [&] {
+    const uint32_t answered = state.upgrades_answered;
+    if (kept.memory->answers_told.exchange(answered) == answered) return;
+    if (state.result == keeper::UpgradeResult::done)
+      log::info("upgraded: penstockd {} goes on", PENSTOCK_VERSION);
+    else
+      log::error("upgrade: the old program goes on: {}", reason_of(state.result, state.result_detail));
+  };
   Watch watch(crash::Shared::take_over(kept.memory->crash), shared.workers.size());
   for (uint64_t beat_ns = 0;;) {
     if (state.ends_wanted > 1) break;
     if (!draining && state.ends_wanted > 0) drain();
     int timeout_ms = p.services->turn();
     if (io::now_ns() >= beat_ns) {
+      tell_upgrade();
       if (!watch.stands_still()) keeper::beat(state);
       beat_ns = io::now_ns() + kBeatNs;
     }
@@ -180,7 +190,7 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
         config = *parsed.config;
   }
   make_workers(p, kept, facts);
-  log::start(config.daemon.log_level, config.daemon.log_format, kept.memory->log_ring);
+  log::start(config.daemon.log_level, started_with.daemon.log_format, kept.memory->log_ring);
   crash::install(reports);
   (void)crash::prepare_thread(nullptr);
   if (!estate.death.empty()) log::warn("{}", estate.death);
@@ -197,11 +207,18 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   facts.keeper = &state;
   facts.drained = &kept.memory->drained;
   std::atomic<Readiness> readiness{Readiness::starting};
-  auto admin = Admin::start(*kept.admin, [&](const Json& request, const Admin::Reply& reply) {
-    if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
-    if (request.value("command", "") == "doctor") return examine(*p.doctor, *p.shared.plan(), request, reply);
-    reply(answer(p.shared, facts, request));
-  });
+  const uid_t keepers = geteuid();  // before become()
+  auto admin =
+      Admin::start(*kept.admin, [&, keepers](const Json& request, uid_t asker, const Admin::Reply& reply) {
+        if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
+        if (request.value("command", "") == "doctor")
+          return examine(*p.doctor, *p.shared.plan(), request, reply);
+        // It is executed with the keeper's privileges. Without a name it is the one at the daemon's own path.
+        if (request.value("command", "") == "upgrade" && asker != 0 && asker != keepers &&
+            !request.value("program", "").empty())
+          return reply({{"error", "only root may name a program"}});
+        reply(answer(p.shared, facts, request));
+      });
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_thread = std::move(*admin);
   if (auto s = is_first || estate.plans.empty() ? begin(p, kept, config, source)
@@ -244,6 +261,10 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   for (auto& w : p.shared.workers) {
     auto started = w->start();
     if (started) continue;
+    if (!is_first) {  // as if it had died: the next one has the flows
+      log::error("{}", started.error().message);
+      _exit(1);
+    }
     for (auto& other : p.shared.workers) other->stop(flow::CloseReason::shutdown);
     return fail(started.error().message);
   }
@@ -254,6 +275,7 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   }
   Reload reload(arguments, started_with, p.shared.plan()->id() - 1,
                 [&](const config::Config& c, const config::Source& s) { return apply(p, kept, c, s); });
+  if (!is_first) reload.go_on(config);
   reload.before = [&] { keeper::say_reloading(state); };
   reload.after = [&] { keeper::say_ready(state); };
   facts.reload = &reload;

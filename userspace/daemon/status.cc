@@ -189,47 +189,6 @@ Json sockmap(const penstock_globals& g) {
           {"pulls_failed", g.pulls_failed}};
 }
 
-// Of an upgrade after which the old program goes on.
-std::string reason_of(keeper::UpgradeResult result, int detail) {
-  using R = keeper::UpgradeResult;
-  const auto because = [&](const char* what) { return fmt::format("{}: {}", what, strerror(detail)); };
-  switch (result) {
-    case R::not_now:
-      return "not while it is starting or ending";
-    case R::missing:
-      return because("the program cannot be opened");
-    case R::not_trusted:
-      return "the program is not root's alone: others own it or may write to it";
-    case R::not_executable:
-      return because("the program cannot be executed");
-    case R::trial_failed:
-      return detail ? fmt::format("it refused on trial, exit code {}; why is in the log", detail)
-                    : "it is no penstockd, or one that knows no upgrades: it ended on trial without a word";
-    case R::trial_killed:
-      return fmt::format("it was killed by signal {} on trial", detail);
-    case R::trial_timed_out:
-      return "its trial took too long";
-    case R::not_quiesced:
-      return "the worker did not put everything down in time";
-    case R::worker_died:
-      return "the worker died meanwhile";
-    case R::exec_failed:
-      return because("it cannot take the keeper's place");
-    case R::unknown_layout:
-      return "it does not know what is kept";
-    case R::start_failed:
-      return fmt::format("its worker died before it served ({}); why is in the log", detail);
-    case R::start_timed_out:
-      return "its worker did not serve in time";
-    case R::back_failed:
-      return because("the old program cannot be executed any more");
-    case R::none:
-    case R::done:
-      break;
-  }
-  return "";
-}
-
 // How often workers were started and died; the last death.
 Json worker(const keeper::State& k) {
   Json out = {{"pid", getpid()},
@@ -258,7 +217,7 @@ Json worker(const keeper::State& k) {
 Json upgrade(keeper::State& k, const Json& request) {
   const auto program = request.value("program", std::string());
   const auto patience_s = request.value("patience_s", kUpgradePatienceS);
-  if (patience_s < 1 || patience_s > 3600) return {{"error", "patience_s: accepted: 1 to 3600"}};
+  if (patience_s < 1 || patience_s > 600) return {{"error", "patience_s: accepted: 1 to 600"}};
   if (!keeper::ask_upgrade(k, program, 1000 * patience_s))
     return {{"error", "an upgrade is under way, or the path has more than 255 bytes"}};
   return {{"asked", true}};
@@ -407,6 +366,48 @@ Json drain(const flow::Shared& shared, const Facts& facts, const Json& request, 
 }
 
 }  // namespace
+
+std::string reason_of(keeper::UpgradeResult result, int detail) {
+  using R = keeper::UpgradeResult;
+  const auto because = [&](const char* what) { return fmt::format("{}: {}", what, strerror(detail)); };
+  switch (result) {
+    case R::not_now:
+      return "not while it is starting or ending";
+    case R::missing:
+      return because("the program cannot be opened");
+    case R::not_trusted:
+      return "the program is not root's alone, others own it or may write to it; or it was exchanged "
+             "meanwhile";
+    case R::not_executable:
+      return because("the program cannot be executed");
+    case R::trial_failed:
+      return detail ? fmt::format("it refused on trial, exit code {}; why is in the log", detail)
+                    : "it is no penstockd, or one that knows no upgrades: it ended on trial without a word";
+    case R::trial_killed:
+      return fmt::format("it was killed by signal {} on trial", detail);
+    case R::trial_timed_out:
+      return "its trial took too long";
+    case R::not_quiesced:
+      return "the worker did not put everything down in time";
+    case R::worker_died:
+      return "the worker died meanwhile";
+    case R::exec_failed:
+      return because("it cannot take the keeper's place");
+    case R::unknown_layout:
+      return "it does not know what is kept";
+    case R::start_failed:
+      return fmt::format("its worker died before it served, signal or exit code {}; why is in the log",
+                         detail);
+    case R::start_timed_out:
+      return "its worker did not serve in time";
+    case R::back_failed:
+      return because("the old program cannot be executed any more");
+    case R::none:
+    case R::done:
+      break;
+  }
+  return "";
+}
 
 Json answer(flow::Shared& shared, const Facts& facts, const Json& request) {
   std::string command = request.value("command", "");

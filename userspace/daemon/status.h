@@ -3,6 +3,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 
 #include "check/checker.h"
@@ -11,7 +12,8 @@
 
 namespace penstock::keeper {
 struct State;
-}
+enum class UpgradeResult : uint32_t;
+}  // namespace penstock::keeper
 
 namespace penstock::daemon {
 
@@ -34,6 +36,9 @@ struct Facts {
   Listeners* listeners = nullptr;
   DrainedNames* drained = nullptr;  // null: they are forgotten with the process
 };
+
+// Why the old program goes on after an upgrade; empty: it does not.
+std::string reason_of(keeper::UpgradeResult result, int detail);
 
 // Thread-safe: asks the workers where only they know.
 Json answer(flow::Shared& shared, const Facts& facts, const Json& request);

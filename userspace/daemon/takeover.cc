@@ -21,7 +21,8 @@ std::string death_of(const keeper::State& state) {
   const int signal = state.last_crash_signal;
   if (state.last_crash_cause == keeper::Cause::no_heartbeat) return "no heartbeat for 10 s";
   if (!signal) return fmt::format("exit code {}", state.last_crash_exit_code.load());
-  return fmt::format("SIG{} ({})", sigabbrev_np(signal) ? sigabbrev_np(signal) : "?", sigdescr_np(signal));
+  if (!sigabbrev_np(signal)) return fmt::format("signal {}", signal);
+  return fmt::format("SIG{} ({})", sigabbrev_np(signal), sigdescr_np(signal));
 }
 
 // Or its flow's record was torn.
@@ -88,7 +89,7 @@ Estate inspect(Parts& p, Kept& kept, const keeper::State& state) {
     return kept.is_kept(fd) || keeper::is_keepers(state, fd) ||
            std::binary_search(e.stock.descriptors.begin(), e.stock.descriptors.end(), fd);
   });
-  e.plans = kept.plans->all();
+  e.plans = needed_plans(kept);
   return e;
 }
 
@@ -115,20 +116,27 @@ Status take_over(Parts& p, Kept& kept, const Arguments& arguments, const Estate&
   const std::shared_ptr<const flow::Plan> newest = plans.rbegin()->second;
   shared.set_plan(newest);
   shared.memory_limit_bytes = memory_limit_bytes(newest->config());
+  if (shared.sockmap)
+    std::atomic_ref(shared.sockmap->globals().memory_limit_bytes)
+        .store(shared.memory_limit_bytes, std::memory_order_relaxed);
   log::set_level(newest->config().daemon.log_level);
   drain_again(kept.memory->drained, *newest);
-  p.listeners->adopt(found.listeners);
+  const bool ending = kept.memory->end_ns != 0;
+  if (!ending) p.listeners->adopt(found.listeners);
+  for (const FoundListener& l : found.listeners)
+    if (ending) close(l.fd);
   for (const uint32_t slot : estate.stock.flows) {
     const flow::FlowRecord& r = (*kept.table)[slot];
     const auto plan = plans.find(r.plan);
     shared.workers[r.thread]->adopt(slot, plan == plans.end() ? newest : plan->second);
   }
-  for (const std::string& sentence : p.listeners->apply(newest))
-    log::warn("{}; tried again every second", sentence);
+  if (!ending)
+    for (const std::string& sentence : p.listeners->apply(newest))
+      log::warn("{}; tried again every second", sentence);
   size_t next = 0;
   for (const int fd : found.accepted) {
     Endpoint bound;
-    const auto listener = p.listeners->listener_of(flow::local_of(fd), &bound);
+    const auto listener = p.listeners->listener_of(flow::local_of(fd), device_of(fd), &bound);
     if (listener && is_new(fd, estate.stock.lost))
       shared.workers[next++ % shared.workers.size()]->adopt_connection(fd, *listener, bound, newest);
     else

@@ -17,11 +17,18 @@ Status try_all(const Arguments& arguments, int state_file) {
   if (!state) return state.error();
   Kept kept;
   if (auto s = look_at_kept((*state)->memory, &kept); !s) return s;
-  const std::vector<Plans::Kept> plans = kept.plans->all();
+  const std::vector<Plans::Kept> plans = needed_plans(kept);
   if (plans.empty()) return Error{"nothing is configured"};
-  const config::Parsed parsed = config::load(plans.back().source, arguments.config);
-  for (const auto& d : parsed.diagnostics) fprintf(stderr, "%s\n", d.text.c_str());
-  if (!parsed.config) return Error{"the configuration that is served has mistakes to this version"};
+  config::Parsed parsed;
+  for (const Plans::Kept& plan : plans) {
+    parsed = config::load(plan.source, arguments.config);
+    for (const auto& d : parsed.diagnostics)
+      if (d.is_error) fprintf(stderr, "%s\n", d.text.c_str());
+    if (!parsed.config)
+      return Error{plan.id == plans.back().id
+                       ? "the configuration that is served has mistakes to this version"
+                       : "a configuration that open flows came in under has mistakes to this version"};
+  }
   const EngineChoice choice = choose_engine(parsed.config->daemon.engine, true);
   if (kept.engine.splice && !choice.splice) return Error{"flows are in the sockmap, and " + choice.reason};
   keeper::pass_trial(**state);

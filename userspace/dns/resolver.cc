@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 
 #include "base/assert.h"
 #include "base/fd.h"
+#include "base/signals.h"
 #include "dns/cache.h"
 #include "dns/channel.h"
 #include "dns/name.h"
@@ -125,10 +125,8 @@ Result<std::unique_ptr<Resolver>> Resolver::start(const Options& options) {
   auto channel = Channel::open(options.servers);
   if (!channel) return channel.error();
   impl->channels.push_back(std::move(channel).value());
-  // The thread takes no signal: those are the daemon's.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  sigset_t before;
+  block_daemons_signals(&before);  // the thread inherits it
   std::string failure;
   try {
     impl->thread = std::thread([i = impl.get()] { i->run(); });

@@ -8,11 +8,13 @@ namespace penstock::flow {
 
 // Why not, or nothing: then it counts as its client's until it is released.
 std::optional<CloseReason> Worker::admit(Flow& f) {
-  const FlowRecord& r = *f.record;
+  FlowRecord& r = *f.record;
   const config::Listener& l = f.plan->listener(r.listener);
   if (!route::allows(l, r.client.address)) return CloseReason::denied;
-  return shared_.clients->enter(r.client.address, r.listener, f.plan->config().limits, l.limits, now_ns_,
-                                &f.place);
+  const auto refusal = shared_.clients->enter(r.client.address, r.listener, f.plan->config().limits, l.limits,
+                                              now_ns_, &f.place);
+  if (!refusal) r.admitted = 1;
+  return refusal;
 }
 
 }  // namespace penstock::flow

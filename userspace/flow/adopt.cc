@@ -238,6 +238,12 @@ void Worker::adopt_all() {
 
 void Worker::adopt_connection(int fd, uint32_t listener, const Endpoint& bound,
                               std::shared_ptr<const Plan> plan) {
+  // Its listener may have been about to go, and have none.
+  if (set_filter(fd)) {
+    log::warn("a connection is lost: no memory for its filter");
+    close(fd);
+    return;
+  }
   give({fd, listener, bound, std::move(plan)});
 }
 
@@ -274,10 +280,11 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   r.thread = index_;
   const Holding holding(*this, f, kAdopting);
   const bool closing = r.phase == Phase::closing;
+  const char* what = unsound(f);
+  // Whatever becomes of the flow: a pipe that is not empty must not be given back as if it were.
   for (DirectionRecord& dr : r.direction)
-    if (const uint64_t bytes = in_pipe(dr); closing && bytes)
-      dr.relayed_in_bytes = dr.relayed_out_bytes + bytes;
-  if (const char* what = unsound(f)) {
+    if (dr.pipe_out >= 0) dr.relayed_in_bytes = dr.relayed_out_bytes + in_pipe(dr);
+  if (what) {
     log::error("flow cookie={}: its record, phase {}, says what cannot be: {}", r.cookie[kClient],
                static_cast<uint32_t>(r.phase.load()), what);
     r.listener = f.plan->listener_slot(0);
@@ -295,7 +302,10 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   }
   if (r.crashes >= kCrashesMax) return begin_close(f, CloseReason::worker_crashed);
   if (stopping_) return begin_close(f, CloseReason::shutdown);
-  if (r.phase != Phase::proxy_header) {
+  if (r.phase != Phase::proxy_header && !r.admitted) {
+    if (auto refusal = admit(f)) return begin_close(f, *refusal);
+    f.peeked_bytes = unread_bytes(r.fd[kClient]);
+  } else if (r.phase != Phase::proxy_header) {
     const config::Limits all = unlimited(f.plan->config().limits),
                          own = unlimited(f.plan->listener(r.listener).limits);
     shared_.clients->enter(r.client.address, r.listener, all, own, now_ns_, &f.place);
@@ -305,7 +315,7 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
     f.server = f.plan->servers(r.upstream).find(r.server);
   arm_poll(f, Op::watch_client, r.fd[kClient], 0);
   publish(f);
-  const uint64_t until_ns = std::max(r.deadline_ns, now_ns_ + kGraceNs);
+  const uint64_t until_ns = r.deadline_ns ? std::max(r.deadline_ns, now_ns_ + kGraceNs) : UINT64_MAX;
   switch (r.phase.load()) {
     case Phase::proxy_header:
       return adopt_proxy_header(f, until_ns);
@@ -320,7 +330,7 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
       SocketAccount account;
       if (!read_account(r.fd[kUpstream], true, &account)) return begin_close(f, CloseReason::internal_error);
       r.header_sent_bytes = static_cast<uint32_t>(account.written_bytes);  // nobody else has written
-      set_phase_deadline(f, until_ns);
+      set_phase_deadline(f, std::max(r.deadline_ns, now_ns_ + kGraceNs));
       arm_poll(f, Op::watch_upstream, r.fd[kUpstream], 0);
       return begin_prime(f);
     }
@@ -348,11 +358,15 @@ void Worker::adopt_proxy_header(Flow& f, uint64_t until_ns) {
     begin_proxy_header(f);
     return set_phase_deadline(f, std::min(r.deadline_ns, until_ns));
   }
-  SocketAccount account;
-  const uint64_t unread = unread_bytes(fd);
-  if (!read_received(fd, &account)) return begin_close(f, CloseReason::internal_error);
+  SocketAccount before, account;
+  uint64_t unread = 0;
+  do {  // both of one moment
+    if (!read_received(fd, &before)) return begin_close(f, CloseReason::internal_error);
+    unread = unread_bytes(fd);
+    if (!read_received(fd, &account)) return begin_close(f, CloseReason::internal_error);
+  } while (account.received_bytes != before.received_bytes);
   f.peeked_bytes = unread;
-  const bool discarded = account.received_bytes - unread >= r.direction[kUp].discarded_bytes;
+  const bool discarded = account.received_bytes >= unread + r.direction[kUp].discarded_bytes;
   if (discarded) return header_taken(f);
   discard_header(f);
 }
@@ -418,6 +432,9 @@ void Worker::adopt_open(Flow& f) {
     }
     if (lane(f, d) == Lane::relay && !adopt_relay(f, d)) return begin_close(f, CloseReason::adoption_failed);
   }
+  for (Direction d : {kUp, kDown})
+    if (lane(f, d) == Lane::shut) shutdown(r.fd[d ^ 1], SHUT_WR);
+  if (is_shut(f)) return check_delivered(f);
   for (Direction d : {kUp, kDown}) {
     if (r.phase != Phase::open) return;
     switch (lane(f, d)) {
@@ -439,8 +456,6 @@ void Worker::adopt_open(Flow& f) {
         enqueue(f);
         break;
       case Lane::shut:
-        shutdown(r.fd[d ^ 1], SHUT_WR);
-        if (is_shut(f)) return check_delivered(f);
         break;
       case Lane::none:
         enter_relay(f, d, LaneChange::engine);

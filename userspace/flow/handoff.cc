@@ -41,11 +41,12 @@ void Worker::begin_handoff(Flow& f) {
   if (shared_.splice) {
     why = LaneChange::refused_half_closed;
     uint64_t buffer = f.plan->config().flow.buffer_bytes;
+    m->clear(f.slot, index_, r.cookie[kClient],
+             {.high_bytes = static_cast<uint32_t>(buffer / 4),
+              .bulk_bytes = kBulkBytes,
+              .limit_bytes = static_cast<uint32_t>(buffer / 8 * 7)});
     r.known = 1;
-    int error = m->take(f.slot, index_, r.cookie,
-                        {.high_bytes = static_cast<uint32_t>(buffer / 4),
-                         .bulk_bytes = kBulkBytes,
-                         .limit_bytes = static_cast<uint32_t>(buffer / 8 * 7)});
+    int error = m->enter(f.slot, r.cookie);
     for (Side s : {kClient, kUpstream})
       if (!error && !(error = m->join(socket_index(f, s), r.fd[s]))) r.joined |= 1u << s;
     if (error) {

@@ -45,7 +45,11 @@ void Worker::begin_prime(Flow& f) {
     if (upstream.tlv_unique_id && r.unique_id().empty()) add_unique_id(&r);
     what.passed_on = r.tlvs();
     std::array<uint8_t, proxy_protocol::kHeaderBytesMax> header;
-    r.header_size = static_cast<uint32_t>(proxy_protocol::encode(what, header));
+    const auto size = static_cast<uint32_t>(proxy_protocol::encode(what, header));
+    // Of a header that another program has begun this one may know another end.
+    const bool begun = r.header_sent_bytes > 0 && r.header_size != size;
+    if (begun && r.header_sent_bytes != r.header_size) return begin_close(f, CloseReason::adoption_failed);
+    if (!begun) r.header_size = size;
     // What the client has said follows at once, in the same segment.
     const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (f.peeked_bytes ? MSG_MORE : 0);
     while (r.header_sent_bytes < r.header_size) {

@@ -21,9 +21,9 @@
 namespace penstock::flow {
 
 inline constexpr size_t kOwnIdTlvBytes =
-    3 + proxy_protocol::kOwnUniqueIdBytes;    // kept free of a proxy's TLVs: prime.cc
+    3 + proxy_protocol::kOwnUniqueIdBytes;                  // kept free of a proxy's TLVs: prime.cc
 inline constexpr uint32_t kRecordLayout = 7 + kLayoutStep;  // base/layout.h
-inline constexpr size_t kRecordBytes = 1592;  // in every layout: what a program does not know it clears
+inline constexpr size_t kRecordBytes = 1600;  // in every layout: what a program does not know it clears
 
 enum Side : uint32_t { kClient = 0, kUpstream = 1 };  // of sockets
 enum Direction : uint32_t { kUp = 0, kDown = 1 };     // direction d: source = socket d, target = socket d ^ 1
@@ -87,6 +87,7 @@ struct FlowRecord {
   uint32_t ended = 0;             // its end is counted, where there are no maps
   uint32_t logged = 0;            // its line is in the log
   uint32_t crashes = 0;           // of workers that had it in hand
+  uint32_t admitted = 0;          // the client may come in: its lists and limits were asked
   uint64_t server = 0;            // Server::id() of the one chosen; 0: none yet
   DirectionRecord direction[2];
   uint8_t sni_size = 0, alpn_size = 0;  // ALPN: the first name offered

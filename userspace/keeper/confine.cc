@@ -59,7 +59,7 @@ Status confine(const Doors& doors) {
       allow,
       is(SYS_clock_gettime, 1),
       allow,
-      is(SYS_pidfd_send_signal, 1),
+      is(SYS_kill, 1),
       allow,
       is(SYS_exit, 1),
       allow,
@@ -82,7 +82,7 @@ Status confine(const Doors& doors) {
       kill,
       is(SYS_waitid, 3),
       argument(0),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, P_PIDFD, 0, 1),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, P_PID, 0, 1),
       allow,
       kill,
   };

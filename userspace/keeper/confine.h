@@ -11,14 +11,14 @@
 namespace penstock::keeper {
 
 inline constexpr std::array kAllowedCalls = {
-    SYS_ppoll,              // any descriptor
-    SYS_read,               // signals, wake
-    SYS_sendto,             // notify
-    SYS_futex,              // FUTEX_WAKE
-    SYS_waitid,             // P_PIDFD
-    SYS_pidfd_send_signal,  //
-    SYS_clock_gettime,      // where the vDSO cannot say
-    SYS_exit,               // this thread
+    SYS_ppoll,          // any descriptor
+    SYS_read,           // signals, wake
+    SYS_sendto,         // notify
+    SYS_futex,          // FUTEX_WAKE
+    SYS_waitid,         // P_PID: who shares the table can put another process behind a pidfd
+    SYS_kill,           //
+    SYS_clock_gettime,  // where the vDSO cannot say
+    SYS_exit,           // this thread
 };
 
 struct Doors {

@@ -26,6 +26,9 @@ enum class Outcome { none, end, upgrade, back };  // of the supervisor's thread;
 struct Desk {
   std::atomic<uint32_t> requests;  // futex; a bit is cleared, and the supervisor woken, when it is done
   // The starter's answers.
+  // A child's number is its own until it is reaped, and only the supervisor reaps. Its pidfd, which a worker
+  // could put another's in the place of, is only to wake up by.
+  pid_t worker_pid = -1, trial_pid = -1;
   int worker = -1;  // pidfd; < 0: clone(2) failed with start_errno
   int start_errno = 0;
   int trial = -1;  // < 0: refused, as these two say

@@ -119,7 +119,7 @@ class Keeper {
   const CleanUp& clean_up_;
   const Program& program_;
   Desk desk_;
-  pid_t pid_ = getpid(), worker_pid_ = -1, trial_pid_ = -1;
+  pid_t pid_ = getpid(), worker_pid_ = -1;
   FileIdentity old_program_, new_program_;
   int oom_score_ = -1;
   char oom_worker_[16] = "", oom_keeper_[16] = "";
@@ -131,6 +131,11 @@ int Keeper::run() {
   fflush(nullptr);
   if (Status opened = open(); !opened) {
     log::error("{}", opened.error().message);
+    if (program_.kept >= 0 && desk_.state && desk_.state->step == UpgradeStep::trying) {
+      desk_.state->result_detail = errno;
+      desk_.state->result = UpgradeResult::exec_failed;
+      go_back();
+    }
     return 1;
   }
   for (;;) {
@@ -177,6 +182,8 @@ Status Keeper::open() {
 Status Keeper::open_state() {
   if (readlink("/proc/self/exe", desk_.own_program, sizeof desk_.own_program - 1) < 0)
     return Error{std::string("keeper: /proc/self/exe: ") + strerror(errno)};
+  // Of a program whose file was replaced the path is still where the next one is found.
+  if (char* deleted = strstr(desk_.own_program, " (deleted)")) *deleted = 0;
   const bool kept = program_.kept >= 0;
   Fd fd(kept ? program_.kept : memfd_create("penstock-keeper", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!kept && (fd.get() < 0 || ftruncate(fd.get(), kStateBytes) ||
@@ -294,6 +301,7 @@ void Keeper::start_worker() {
   if (pid == 0) be_worker(start);
   set_oom_score(oom_keeper_);
   desk_.start_errno = pid < 0 ? errno : 0;
+  desk_.worker_pid = pid;
   desk_.worker = pid < 0 ? -1 : end;
   worker_pid_ = pid;
   own(kWorkerEnd) = desk_.worker;
@@ -350,8 +358,8 @@ void Keeper::start_trial() {
   own(kNewProgram) = program.release();
   int end = -1;
   set_oom_score(oom_worker_);
-  trial_pid_ = clone_process(0, end);
-  if (trial_pid_ == 0) {
+  desk_.trial_pid = clone_process(0, end);
+  if (desk_.trial_pid == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != pid_) _exit(kExecFailed);
     close_range(3, UINT_MAX, CLOSE_RANGE_CLOEXEC);
@@ -363,7 +371,7 @@ void Keeper::start_trial() {
     _exit(kExecFailed);
   }
   set_oom_score(oom_keeper_);
-  if (trial_pid_ < 0) {
+  if (desk_.trial_pid < 0) {
     desk_.refusal = UpgradeResult::exec_failed;
     desk_.refusal_detail = errno;
   } else {
@@ -392,13 +400,15 @@ void Keeper::tidy() {
 // No worker lives, so what the descriptors mean stands still.
 void Keeper::upgrade() {
   State& state = *desk_.state;
-  if (identity(own(kNewProgram)) != new_program_) return answer_upgrade(UpgradeResult::not_trusted, 0);
+  unshare(CLONE_FILES);  // a process that a worker has left cannot change the table from here on
+  const int program = own(kNewProgram);
+  if (identity(program) != new_program_) return answer_upgrade(UpgradeResult::not_trusted, 0);
   own(kOldProgram) = ::open("/proc/self/exe", O_RDONLY);
   int failed = errno;
   if (own(kOldProgram) >= 0) {
     if (program_.inherit) program_.inherit(state, Exec::upgrade);
     state.step = UpgradeStep::trying;
-    failed = execute(own(kNewProgram), argv_[0], "--kept");
+    failed = execute(program, argv_[0], "--kept");
   }
   answer_upgrade(UpgradeResult::exec_failed, failed);
 }
@@ -406,11 +416,13 @@ void Keeper::upgrade() {
 // The result stands already, unless this fails too.
 void Keeper::go_back() {
   State& state = *desk_.state;
-  if (identity(own(kOldProgram)) != old_program_) return answer_upgrade(UpgradeResult::back_failed, EPERM);
+  unshare(CLONE_FILES);
+  const int program = own(kOldProgram);
+  if (identity(program) != old_program_) return answer_upgrade(UpgradeResult::back_failed, EPERM);
   state.step = UpgradeStep::back;
-  set_close_on_exec(own(kOldProgram), true);
-  if (program_.inherit && knows(state, program_.layout)) program_.inherit(state, Exec::upgrade);
-  answer_upgrade(UpgradeResult::back_failed, execute(own(kOldProgram), state.program, "--kept"));
+  set_close_on_exec(program, true);
+  if (program_.inherit) program_.inherit(state, Exec::upgrade);
+  answer_upgrade(UpgradeResult::back_failed, execute(program, state.program, "--kept"));
 }
 
 void Keeper::answer_upgrade(UpgradeResult result, int detail) {
@@ -450,8 +462,8 @@ void Keeper::end_orphan() {
 int Keeper::finish() {
   State& state = *desk_.state;
   if (own(kTrialEnd) >= 0) {
-    syscall(SYS_pidfd_send_signal, own(kTrialEnd).load(), SIGKILL, nullptr, 0);
-    waitid(P_PIDFD, static_cast<id_t>(own(kTrialEnd)), nullptr, WEXITED);
+    kill(desk_.trial_pid, SIGKILL);
+    waitid(P_PID, static_cast<id_t>(desk_.trial_pid), nullptr, WEXITED);
   }
   if (desk_.start_errno) log::error("cannot start a worker: {}", strerror(desk_.start_errno));
   if (desk_.killed_at_start)

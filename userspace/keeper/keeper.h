@@ -19,7 +19,7 @@ struct Timing {
   ms tick{1'000};             // between two looks at the heartbeat
   uint32_t stuck_ticks = 10;  // without progress: SIGABRT; 0: never
   uint32_t start_ticks = 60;  // the same before the worker is ready
-  ms abort_grace{1'000};      // from SIGABRT to SIGKILL
+  ms abort_grace{3'000};      // from SIGABRT to SIGKILL: longer than a crash report takes
   ms end_grace{5'000};        // from the second SIGTERM to SIGKILL
   ms quiesce{10'000};         // the most that a worker may take to put everything down for an upgrade
 };

@@ -50,7 +50,8 @@ class Supervisor {
   bool wait();
   void run_timers();
   void ask(Request request);
-  void send(int pidfd, int signal);
+  void send(const int& child, int signal);
+  pid_t pid_of(const int& child) const;
   template <typename... A>
   void notify(const char* format, A... arguments);
   void end(int exit_code);
@@ -115,10 +116,12 @@ bool Supervisor::wait() {
     if (at) until = std::min(until, at);
   const int64_t left = std::max<int64_t>(until - monotonic_ns(), 0);
   const timespec timeout{left / 1'000'000'000, left % 1'000'000'000};
+  // A worker that has just begun looks through the table: until it is ready nothing is closed there.
+  const bool trial_may_end = worker_ < 0 ? !(asked_ & kStartWorker) : announced_;
   pollfd watched[] = {{desk_.doors.signals, POLLIN, 0},
                       {desk_.doors.wake, POLLIN, 0},
                       {worker_, POLLIN, 0},
-                      {trial_, POLLIN, 0}};
+                      {trial_may_end ? trial_ : -1, POLLIN, 0}};
   if (ppoll(watched, std::size(watched), &timeout, nullptr) <= 0) return true;
   for (const pollfd& p : watched)
     if (p.revents & POLLNVAL) return false;
@@ -132,7 +135,8 @@ bool Supervisor::wait() {
   for (int* child : {&worker_, &trial_}) {
     if (*child < 0 || *child != watched[child == &worker_ ? 2 : 3].fd) continue;
     siginfo_t died{};
-    if (waitid(P_PIDFD, static_cast<id_t>(*child), &died, WEXITED | WNOHANG) || died.si_pid == 0) continue;
+    if (waitid(P_PID, static_cast<id_t>(pid_of(*child)), &died, WEXITED | WNOHANG) || died.si_pid == 0)
+      continue;
     const Death death{died.si_code == CLD_EXITED, died.si_status};
     if (child == &worker_)
       on_worker_death(death);
@@ -165,8 +169,12 @@ void Supervisor::ask(Request request) {
   syscall(SYS_futex, &desk_.requests, FUTEX_WAKE, 1);
 }
 
-void Supervisor::send(int pidfd, int signal) {
-  if (pidfd >= 0) syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0);
+void Supervisor::send(const int& child, int signal) {
+  if (child >= 0) kill(pid_of(child), signal);
+}
+
+pid_t Supervisor::pid_of(const int& child) const {
+  return &child == &worker_ ? desk_.worker_pid : desk_.trial_pid;
 }
 
 template <typename... A>
@@ -389,7 +397,10 @@ void Supervisor::quiesce() {
 void Supervisor::on_upgrade_timeout() {
   upgrade_until_ = 0;
   timed_out_ = true;
-  send(step_ == UpgradeStep::trial ? trial_ : worker_, SIGKILL);
+  if (step_ == UpgradeStep::trial)
+    send(trial_, SIGKILL);
+  else
+    send(worker_, SIGKILL);
 }
 
 void Supervisor::end_upgrade(UpgradeResult result, int detail) {

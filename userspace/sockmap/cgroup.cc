@@ -117,7 +117,10 @@ OwnCgroup OwnCgroup::reopen(int fd, std::string path, std::string came_from, boo
 
 void OwnCgroup::leave() {
   directory_.reset();
-  if (made_ && move_to(came_from_) == 0) rmdir(path_.c_str());
+  if (made_ && move_to(came_from_) == 0) {
+    remove_dead_leaves(path_);  // of programs on trial
+    rmdir(path_.c_str());
+  }
   made_ = false;
 }
 

@@ -459,12 +459,16 @@ int run_program(int program, Context* context) {
 
 }  // namespace
 
-int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], const Thresholds& thresholds) {
+void Sockmap::clear(uint32_t slot, uint32_t thread, uint64_t cookie, const Thresholds& thresholds) {
   for (uint32_t i : {2 * slot, 2 * slot + 1}) {
     penstock_direction& d = direction(i);
     d.redirected = d.base_redirected = d.active_ns = 0;
     d.base_seq = d.over_epoch = d.broken = d.truesize = d.marks = d.trimmed = d.backlog = 0;
-    d.flow_cookie = cookies[0];
+    d.flow_cookie = cookie;
+    std::fill(std::begin(d.reserved1), std::end(d.reserved1), 0u);  // a later layout's: as before
+#if PENSTOCK_LAYOUT_STEP
+    d.verdicts = 0;
+#endif
     d.epoch++;
     d.closed_epoch = d.epoch;
     d.want_close = d.epoch - 1;
@@ -476,6 +480,9 @@ int Sockmap::take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], con
     d.thread = thread;
     d.opening = d.epoch - 1;
   }
+}
+
+int Sockmap::enter(uint32_t slot, const uint64_t cookies[2]) {
   penstock_names names{{cookies[0], cookies[1]}, slot, 0};
   return run_program(impl_->program(kEnter), &names);
 }

@@ -34,7 +34,7 @@ struct Handles {
   int32_t maps[kMapsMax];  // the first without one is -1
   int32_t rings[PENSTOCK_THREADS_MAX];
   int32_t programs[kProgramsMax];  // those that are run from here, of the program that loaded last
-  int32_t socket_ops;  // the link of the sock_ops program
+  int32_t socket_ops;              // the link of the sock_ops program
   int32_t cgroup, pin_lock;
   uint32_t pull, pinned, cgroup_made;
   char pin[kPathBytes], cgroup_path[kPathBytes], came_from[kPathBytes];
@@ -69,8 +69,14 @@ class Sockmap {
   penstock_upstream* upstreams();  // PENSTOCK_UPSTREAMS_MAX
 
   // ---- one flow. Every int is 0 or an errno. ----
-  // Clears both directions of `slot`; then the verdict knows the sockets by their cookies.
-  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], const Thresholds& thresholds);
+  // Clears both directions of `slot`; nothing of the slot's last flow is counted any more.
+  void clear(uint32_t slot, uint32_t thread, uint64_t cookie, const Thresholds& thresholds);
+  // From here on the verdict knows the sockets by their cookies.
+  int enter(uint32_t slot, const uint64_t cookies[2]);
+  int take(uint32_t slot, uint32_t thread, const uint64_t cookies[2], const Thresholds& thresholds) {
+    clear(slot, thread, cookies[0], thresholds);
+    return enter(slot, cookies);
+  }
   // Puts socket `index` (2 * slot or 2 * slot + 1) where the other one can redirect to.
   int join(uint32_t index, int fd);
   // From here to open_valve(), no more may queue up in the source than direction.limit_bytes, `queued_bytes`
