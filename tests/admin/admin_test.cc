@@ -224,6 +224,17 @@ TEST_F(AdminTest, touches_no_file_that_is_not_a_socket) {
   EXPECT_EQ(std::filesystem::file_size(path_), 8u);
 }
 
+TEST_F(AdminTest, says_who_asks) {
+  admin_.reset();
+  auto started = Admin::start(path_, [](const Json&, uid_t asker, const Admin::Reply& reply) {
+    reply({{"asker", asker}});
+  });
+  ASSERT_TRUE(started.ok());
+  Client client(path_);
+  client.send("{}\n");
+  EXPECT_EQ(client.line(), "{\"asker\":" + std::to_string(geteuid()) + "}");
+}
+
 TEST_F(AdminTest, removes_its_own_socket_only) {
   std::filesystem::rename(path_, path_ + ".old");
   auto successor = Admin::start(path_, reply_at_once);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -192,6 +193,46 @@ TEST_P(Survive, ARecordThatCannotBeSo) {
   EXPECT_TRUE(daemon_->wait_active(0));
   EXPECT_EQ(daemon_->closed("completed"), 1u);
   EXPECT_EQ(daemon_->closed("adoption_failed"), victims.size());
+}
+
+// What the dead worker alone had is all there is.
+TEST_P(Survive, WithoutADescriptorToSpare) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  const pid_t keeper = daemon_->process().pid();
+  int free = 0;
+  while (
+      std::filesystem::exists(std::filesystem::symlink_status(fmt::format("/proc/{}/fd/{}", keeper, free))))
+    free++;
+  rlimit before{};
+  ASSERT_EQ(::prlimit(keeper, RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none_left{static_cast<rlim_t>(free), before.rlim_max};
+  ASSERT_EQ(::prlimit(keeper, RLIMIT_NOFILE, &none_left, nullptr), 0);
+  kill_worker();
+  kill_worker();
+  client.send_all("NOOP\r\n");
+  EXPECT_EQ(upstream.recv_line(), "NOOP\r");
+  for (const pid_t process : {keeper, daemon_->worker()})
+    ASSERT_EQ(::prlimit(process, RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
+  upstream.send_all("250\r\n");
+  EXPECT_EQ(client.recv_line(), "250\r");
+}
+
+// Of a daemon that has to be ended by force; the streams are not complete.
+TEST_P(Survive, NotTheEndOfTheKeeper) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  ASSERT_EQ(::kill(daemon_->worker(), SIGSTOP), 0);
+  daemon_->process().signal(SIGTERM);
+  daemon_->process().signal(SIGINT);  // two of a kind may be one
+  EXPECT_EQ(client.recv_to_end(), End::reset);
+  EXPECT_EQ(upstream.recv_to_end(), End::reset);
+  EXPECT_EQ(daemon_->process().wait_exit(), 1);
+  expect_no_trace(*daemon_);
+  daemon_.reset();
 }
 
 TEST_P(Survive, AFinWhileNoWorkerRuns) {
@@ -401,12 +442,16 @@ TEST_P(Survive, UpgradesThatFail) {
   expect_failure(directory.write("plain", "no program", 0644), "not_executable",
                  "the program cannot be executed: Permission denied");
   expect_failure(directory.write("anybodys", "no program", 0777), "not_trusted",
-                 "the program is not root's alone: others own it or may write to it");
+                 "the program is not root's alone, others own it or may write to it; or it was exchanged "
+                 "meanwhile");
   expect_failure("/bin/true", "trial_failed",
                  "it is no penstockd, or one that knows no upgrades: it ended on trial without a word");
   expect_failure("/bin/false", "trial_failed", "it refused on trial, exit code 1; why is in the log");
   client.send_all("EHLO client\r\n");
   EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
+  EXPECT_TRUE(wait_until([&] {
+    return daemon_->log().find("upgrade: the old program goes on: it refused on trial") != std::string::npos;
+  })) << daemon_->log();
 }
 
 TEST_P(Survive, UpgradesThatAreRefusedAtOnce) {
@@ -415,7 +460,7 @@ TEST_P(Survive, UpgradesThatAreRefusedAtOnce) {
     request["command"] = "upgrade";
     return daemon_->ask(request).value("error", "");
   };
-  for (const int64_t patience_s : {int64_t{0}, int64_t{-1}, int64_t{3601}, int64_t{1} << 32})
+  for (const int64_t patience_s : {int64_t{0}, int64_t{-1}, int64_t{601}, int64_t{1} << 32})
     EXPECT_EQ(refused({{"patience_s", patience_s}}), "patience_s: accepted: 1 to 600") << patience_s;
   EXPECT_NE(refused({{"program", std::string(256, 'p')}}), "");
   EXPECT_EQ(daemon_->status().at("worker").at("upgrade").at("answered"), 0);

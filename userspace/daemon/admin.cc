@@ -118,12 +118,13 @@ Result<AdminSocket> AdminSocket::open(const std::string& path) {
   if (::chmod(path.c_str(), kSocketMode) != 0) return failure(path, "chmod", errno);
   if (::listen(l.socket_.get(), static_cast<int>(kAdminConnectionsMax)) != 0)
     return failure(path, "listen", errno);
+  l.number_ = l.socket_.get();
   return l;
 }
 
 AdminSocket AdminSocket::reopen(const Handle& handle) {
   AdminSocket l;
-  l.socket_.reset(::fcntl(handle.fd, F_DUPFD_CLOEXEC, 3));
+  l.number_ = handle.fd;
   l.path_ = handle.path;
   l.device_ = handle.device;
   l.inode_ = handle.inode;
@@ -131,7 +132,7 @@ AdminSocket AdminSocket::reopen(const Handle& handle) {
 }
 
 AdminSocket::Handle AdminSocket::handle() const {
-  Handle h{.fd = socket_.get(), .device = device_, .inode = inode_, .path = {}};
+  Handle h{.fd = number_, .device = device_, .inode = inode_, .path = {}};
   path_.copy(h.path, sizeof h.path - 1);
   return h;
 }

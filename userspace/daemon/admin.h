@@ -29,7 +29,7 @@ class AdminSocket {
   // On `path`: mode 0660, group "penstock" where that exists and may be given. Creates its directory (0755),
   // replaces the socket of a daemon that is gone. An error when another one listens there.
   static Result<AdminSocket> open(const std::string& path);
-  // What another program opened, for one that has its descriptor: of that socket, a copy of it.
+  // What another program opened, for one that has its descriptor, which stays somebody else's.
   struct Handle {
     int32_t fd;
     uint64_t device, inode;
@@ -37,12 +37,13 @@ class AdminSocket {
   };
   static AdminSocket reopen(const Handle& handle);
   Handle handle() const;
-  int fd() const { return socket_.get(); }
+  int fd() const { return number_; }
   const std::string& path() const { return path_; }
   void remove() const;  // if it is still ours
 
  private:
   Fd socket_;
+  int number_ = -1;
   std::string path_;
   dev_t device_ = 0;
   ino_t inode_ = 0;

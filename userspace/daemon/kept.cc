@@ -215,12 +215,15 @@ void reset_open_flows(flow::FlowTable& table) {
 
 Kept::~Kept() {
   if (memory) munmap(memory, sizeof(Memory));
+  if (!reopened) return;
+  (void)memory_file.release();  // the keeper's, as all of them
+  (void)crashes.release();
 }
 
 Status look_at_kept(int memory_file, Kept* k) {
   k->reopened = true;
   k->pid = getppid();
-  k->memory_file.reset(fcntl(memory_file, F_DUPFD_CLOEXEC, 3));
+  k->memory_file.reset(memory_file);
   if (auto s = map_memory(k); !s) return s;
   const Manifest& m = k->memory->manifest;
   if (auto s = known(m); !s) return s;
@@ -232,7 +235,7 @@ Status look_at_kept(int memory_file, Kept* k) {
   k->engine.reason = m.engine_reason;
   k->admin = AdminSocket::reopen(m.admin);
   k->crash_directory = m.crash_directory;
-  k->crashes.reset(fcntl(m.crashes, F_DUPFD_CLOEXEC, 3));
+  k->crashes.reset(m.crashes);
   auto table = flow::FlowTable::reopen(m.table);
   if (!table) return table.error();
   k->table.emplace(std::move(*table));

@@ -28,17 +28,19 @@ Result<Plans> Plans::create() {
   Fd memory(memfd_create("penstock-plans", MFD_CLOEXEC));
   if (!memory.valid() || ftruncate(memory.get(), static_cast<off_t>(kBytes)))
     return Error{fmt::format("cannot keep the configuration: {}", strerror(errno))};
-  return map(std::move(memory));
+  auto plans = map(memory.get());
+  if (plans) plans->memory_ = std::move(memory);
+  return plans;
 }
 
 Result<Plans> Plans::reopen(int memory) {
-  return map(Fd(fcntl(memory, F_DUPFD_CLOEXEC, 3)));
+  return map(memory);
 }
 
-Result<Plans> Plans::map(Fd file) {
+Result<Plans> Plans::map(int file) {
   Plans p;
-  p.memory_ = std::move(file);
-  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, p.memory_.get(), 0);
+  p.number_ = file;
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (memory == MAP_FAILED) return Error{fmt::format("cannot keep the configuration: {}", strerror(errno))};
   p.bytes_ = static_cast<uint8_t*>(memory);
   return p;
@@ -46,6 +48,7 @@ Result<Plans> Plans::map(Fd file) {
 
 Plans::Plans(Plans&& other) noexcept
     : memory_(std::move(other.memory_)),
+      number_(other.number_),
       bytes_(std::exchange(other.bytes_, nullptr)),
       used_(std::move(other.used_)) {}
 

@@ -28,7 +28,7 @@ class Plans {
 
   static Result<Plans> create();
   static Result<Plans> reopen(int memory);  // of another program; the descriptor stays the caller's
-  int memory() const { return memory_.get(); }
+  int memory() const { return number_; }
   Plans(Plans&& other) noexcept;
   Plans& operator=(Plans&&) = delete;
   ~Plans();
@@ -44,9 +44,10 @@ class Plans {
   struct Entry;
   static constexpr size_t kBytes = (kPlansMax + 1) * kPlanBytesMax;  // the last one: of the start
   Plans() = default;
-  static Result<Plans> map(Fd memory);
+  static Result<Plans> map(int memory);
   Entry* entry(size_t i) const;
-  Fd memory_;
+  Fd memory_;  // if it was created here
+  int number_ = -1;
   uint8_t* bytes_ = nullptr;
   std::vector<std::pair<uint32_t, std::weak_ptr<const flow::Plan>>> used_;  // by id
 };

@@ -59,16 +59,17 @@ Result<FlowTable> FlowTable::create(uint32_t flows_max) {
   t.header_->flows_max = flows_max;
   t.records_ = reinterpret_cast<FlowRecord*>(static_cast<char*>(p) + kRecordsAt);
   t.size_ = flows_max;
+  t.number_ = t.memory_.get();
   return t;
 }
 
 Result<FlowTable> FlowTable::reopen(int memory) {
   FlowTable t;
-  t.memory_ = Fd(fcntl(memory, F_DUPFD_CLOEXEC, 3));
+  t.number_ = memory;
   struct {
     uint32_t layout, record_bytes, flows_max;
   } header{};
-  if (!t.memory_.valid() || pread(memory, &header, sizeof header, 0) != sizeof header)
+  if (pread(memory, &header, sizeof header, 0) != sizeof header)
     return Error{fmt::format("cannot read the flow table: {}", strerror(errno))};
   if (!can_take_over(header.layout, kRecordLayout) || header.record_bytes != kRecordBytes)
     return Error{fmt::format("the flow table has layout {}, not {}", header.layout, kRecordLayout)};
@@ -87,6 +88,7 @@ void FlowTable::is_ours_now() {
 
 FlowTable::FlowTable(FlowTable&& other) noexcept
     : memory_(std::move(other.memory_)),
+      number_(other.number_),
       header_(std::exchange(other.header_, nullptr)),
       records_(std::exchange(other.records_, nullptr)),
       size_(other.size_) {}

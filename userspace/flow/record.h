@@ -128,7 +128,7 @@ class FlowTable {
   ~FlowTable();
   FlowRecord& operator[](uint32_t slot) { return records_[slot]; }
   uint32_t size() const { return size_; }
-  int memory() const { return memory_.get(); }
+  int memory() const { return number_; }
   // No slot from here on was ever taken.
   std::atomic<uint32_t>& used() { return header_->used; }
 
@@ -139,7 +139,8 @@ class FlowTable {
   };
   static constexpr size_t kRecordsAt = 4096;
   FlowTable() = default;
-  Fd memory_;
+  Fd memory_;  // if it was created here
+  int number_ = -1;
   Header* header_ = nullptr;
   FlowRecord* records_ = nullptr;
   uint32_t size_ = 0;
