@@ -55,6 +55,7 @@ class Supervisor {
   template <typename... A>
   void notify(const char* format, A... arguments);
   void end(int exit_code);
+  void enter(Phase phase) { state_.phase = phase_ = phase; }
 
   void read_signals();
   void want_end(int signal);
@@ -86,6 +87,7 @@ class Supervisor {
   Cause cause_ = Cause::died;
   bool timed_out_ = false;  // the step of the upgrade
   UpgradeStep step_ = UpgradeStep::none;
+  Phase phase_ = Phase::starting;
   uint64_t heartbeat_ = 0;
   uint32_t ticks_missed_ = 0;
   int64_t started_ = 0, tick_at_ = 0, start_at_ = 0, kill_at_ = 0, upgrade_until_ = 0;
@@ -208,7 +210,7 @@ void Supervisor::want_end(int signal) {
   if (ends_wanted_ == 0) desk_.notify.send("STOPPING=1");
   ends_wanted_ = std::min(ends_wanted_ + 1, 2u);
   state_.ends_wanted = ends_wanted_;
-  state_.phase = Phase::stopping;
+  enter(Phase::stopping);
   if (step_ == UpgradeStep::trial) send(trial_, SIGKILL);
   if (worker_ >= 0 || asked_ & kStartWorker) {
     send(worker_, signal);
@@ -257,7 +259,7 @@ void Supervisor::on_ready() {
   ever_ready_ = true;
   state_.ever_ready = 1;
   ticks_missed_ = 0;
-  if (!ends_wanted_ && step_ != UpgradeStep::quiescing) state_.phase = Phase::serving;
+  if (!ends_wanted_ && step_ != UpgradeStep::quiescing) enter(Phase::serving);
   desk_.notify.send(ends_wanted_ ? "READY=1" : "READY=1\nSTATUS=serving");
   if (step_ == UpgradeStep::trying) {
     state_.upgrades++;
@@ -310,7 +312,7 @@ void Supervisor::on_worker_death(Death death) {
   if (death.is(0)) return end(0);
   if (!ever_ready_) {
     if (!death.exited) desk_.killed_at_start = death.what;
-    state_.phase = Phase::given_up;
+    enter(Phase::given_up);
     return end(death.exited ? death.what : 1);
   }
   if (step_ == UpgradeStep::quiescing) {
@@ -329,7 +331,7 @@ void Supervisor::on_worker_death(Death death) {
   int64_t delay = 0;
   if (quick_deaths_)
     delay = std::min(ns(timing_.backoff) << std::min(quick_deaths_ - 1, 20u), ns(timing_.backoff_max));
-  if (!ends_wanted_) state_.phase = Phase::backing_off;
+  if (!ends_wanted_) enter(Phase::backing_off);
   notify("STATUS=%sthe worker %s %d%s; the next one starts in %" PRId64 " ms",
          quick_deaths_ >= timing_.storm ? "restart storm: " : "",
          death.exited ? "exited with code" : "was killed by signal", death.what,
@@ -359,7 +361,7 @@ void Supervisor::look_for_upgrade() {
 void Supervisor::begin_upgrade(bool default_program) {
   if (step_ != UpgradeStep::none) return;
   state_.result = UpgradeResult::none;
-  if (state_.phase != Phase::serving) return end_upgrade(UpgradeResult::not_now, 0);
+  if (phase_ != Phase::serving) return end_upgrade(UpgradeResult::not_now, 0);
   const Timing::ms granted = default_program ? kDefaultPatience : patience(state_.upgrade_asked_patience_ms);
   state_.upgrade_patience_ms = static_cast<uint32_t>(granted.count());
   state_.exec_errno = 0;
@@ -388,7 +390,7 @@ void Supervisor::on_trial_end(Death death) {
 void Supervisor::quiesce() {
   state_.step = step_ = UpgradeStep::quiescing;
   timed_out_ = false;
-  state_.phase = Phase::upgrading;
+  enter(Phase::upgrading);
   upgrade_until_ = monotonic_ns() + ns(timing_.quiesce);
   desk_.notify.send("STATUS=upgrade: the old worker puts everything down");
   send(worker_, SIGUSR2);
