@@ -37,7 +37,7 @@ def prove(options, report):
     with Stage(options.build) as stage:
         one, other = programs(stage, options)
         endured = endure.Endured(stage, options, prepare=lambda daemon: first_upgrade(daemon, one, other))
-        failing, draw, took, failed = Failing(stage, options), random.Random(options.seed), [], []
+        failing, draw, took, failed = Failing(stage), random.Random(options.seed), [], []
         whens = sorted(draw.sample(range(options.upgrades), min(options.failing, options.upgrades)))
         for n in range(options.upgrades):
             if n in whens:
@@ -58,20 +58,25 @@ def prove(options, report):
 
 def programs(stage, options):
     one = pathlib.Path(stage.program("userspace/penstockd"))
-    return one, options.other or pathlib.Path(shutil.copy(one, stage.directory / "penstockd-2"))
+    return one, (options.other.resolve() if options.other else copy_of(stage, one))
+
+
+def copy_of(stage, one):
+    return pathlib.Path(shutil.copy(one, stage.directory / "penstockd-2"))
 
 
 def at_rest(stage, options, report):
     netns = Netns()
     daemon = Daemon(stage, netns, piped(f"127.0.0.1:{idle.SERVER_PORT}", f"127.0.0.1:{idle.EDGE_PORT}"), engine=options.engine,
                     max_flows=options.flows + 64)
-    one, other = programs(stage, options)
+    one = pathlib.Path(stage.program("userspace/penstockd"))
+    other = copy_of(stage, one)  # of the same layout: a stranger to the one is a stranger to the other
     pairs = idle.connect(netns, daemon, options.flows)
     at_start = descriptors(daemon)
     first_upgrade(daemon, one, other)
     base = descriptors(daemon)
     report.figure("descriptors", f"{at_start} at the start, {base} after a first upgrade")
-    failing = Failing(stage, options)
+    failing = Failing(stage, options.stranger)
     for what, (program, _) in failing.programs.items():
         result, wanted = failing.upgrade(daemon, what)
         with contextlib.suppress(Failed):
@@ -94,7 +99,7 @@ def descriptors(daemon):
 class Failing:
     """Programs, in a directory of their own: {what it does: (path, result)}."""
 
-    def __init__(self, stage, options):
+    def __init__(self, stage, stranger=None):
         self.directory = stage.directory / "failing"
         self.directory.mkdir()
         one = stage.program("userspace/penstockd")
@@ -113,8 +118,8 @@ class Failing:
                                   ("start", "hangs", "start_timed_out")):
             program = self.copy(stage.program("tools/lab/lab-impostor"), f"{when}-{how}", 0o755)
             self.programs[f"{how.replace('-', ' ')} {'on trial' if when == 'trial' else 'at its start'}"] = (program, result)
-        if options.stranger:
-            self.programs["knows no layout of ours"] = (self.copy(options.stranger, "stranger", 0o755), "trial_failed")
+        if stranger:
+            self.programs["knows no layout of ours"] = (self.copy(stranger, "stranger", 0o755), "trial_failed")
 
     def text(self, name, text):
         path = self.directory / name

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// base/layout.h: the number of a layout of memory that one program leaves to the next. It counts up by one with
-// a change that programs of both numbers can live with: its room comes from a reserve or the end, and zero
-// there means "as before"; by two with any other: no upgrade goes across it.
+// base/layout.h: the number of a layout of memory that one program leaves to the next. It counts up by one
+// with a change that programs of both numbers can live with: its room comes from a reserve or the end, and
+// zero there means "as before"; by two with any other: no upgrade goes across it.
 #pragma once
 #include <cstdint>
 

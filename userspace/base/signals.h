@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <initializer_list>
+
 namespace penstock {
 
 // All but those that a crash of this very thread raises: to them a report is due. `before`: the mask it had.

@@ -134,8 +134,7 @@ bool is_state(const State& state) {
 }
 
 bool knows(const State& state, uint32_t layout) {
-  return is_state(state) && can_take_over(state.layout, layout) &&
-         state.bytes <= kStateBytes;
+  return is_state(state) && can_take_over(state.layout, layout) && state.bytes <= kStateBytes;
 }
 
 void begin(State& state, int fd, uint32_t layout) {
@@ -149,8 +148,8 @@ void begin(State& state, int fd, uint32_t layout) {
 Result<State*> map_state(int fd, uint32_t layout) {
   Result<State*> state = map_page(fd);
   if (!state || knows(**state, layout)) return state;
-  Error unknown{fmt::format("the keeper's state has layout {}; this program has {}",
-                            (*state)->layout, layout)};
+  Error unknown{
+      fmt::format("the keeper's state has layout {}; this program has {}", (*state)->layout, layout)};
   munmap(*state, kStateBytes);
   return unknown;
 }
