@@ -108,6 +108,18 @@ TEST_F(PlansTest, KeptAgainByAnotherWorkerTheyGoWithItsFlows) {
   EXPECT_EQ(ids(next), (std::vector<uint32_t>{2, 3}));
 }
 
+TEST_F(PlansTest, OfOthersThanTheNeededOnesNothingIsLeft) {
+  Plans plans = create();
+  std::vector<PlanPtr> in_use;
+  for (uint32_t id = 1; id <= 4; id++) plans.keep(source(id), in_use.emplace_back(make(id, {"mail"})));
+  std::vector<Plans::Kept> needed = plans.all();
+  needed.erase(needed.begin() + 1, needed.begin() + 3);
+  Plans next = reopen(plans);
+  next.keep_only(needed);
+  EXPECT_EQ(ids(next), (std::vector<uint32_t>{1, 4}));
+  EXPECT_EQ(next.all()[1].source.toml, source(4).toml);
+}
+
 TEST_F(PlansTest, WhereAllAreInUseTheOldestGivesWay) {
   Plans plans = create();
   std::vector<PlanPtr> in_use;

@@ -73,8 +73,7 @@ void Plans::keep(const config::Source& source, const std::shared_ptr<const flow:
     const bool over = used != used_.end() && used->second.expired();
     if (over) {
       used_.erase(used);
-      e->id = 0;
-      madvise(e, kPlanBytesMax, MADV_REMOVE);
+      forget(e);
     }
     if (!place || e->id < place->id) place = e;
   }
@@ -95,6 +94,20 @@ void Plans::keep(const config::Source& source, const std::shared_ptr<const flow:
   for (size_t i = 0; i < c.listeners.size(); i++) put(plan->listener_slot(i));
   for (size_t i = 0; i < c.upstreams.size(); i++) put(plan->upstream_slot(i));
   place->id.store(plan->id(), std::memory_order_release);
+}
+
+void Plans::forget(Entry* e) {
+  e->id = 0;
+  madvise(e, kPlanBytesMax, MADV_REMOVE);
+}
+
+void Plans::keep_only(const std::vector<Kept>& needed) {
+  for (size_t i = 0; i < kPlansMax; i++) {
+    Entry* e = entry(i);
+    const uint32_t id = e->id;
+    if (id && std::none_of(needed.begin(), needed.end(), [&](const Kept& k) { return k.id == id; }))
+      forget(e);
+  }
 }
 
 void Plans::keep_start(const config::Source& source) {

@@ -36,6 +36,8 @@ class Plans {
   // Where kPlansMax are in use the oldest gives way: its flows go on under the newest, if a worker dies.
   void keep(const config::Source& source, const std::shared_ptr<const flow::Plan>& plan);
   std::vector<Kept> all() const;  // the oldest first
+  // Forgets the others: of flows that are gone.
+  void keep_only(const std::vector<Kept>& needed);
   // What the daemon was started with: its keys that a reload does not change.
   void keep_start(const config::Source& source);
   config::Source start() const;
@@ -46,6 +48,7 @@ class Plans {
   Plans() = default;
   static Result<Plans> map(int memory);
   Entry* entry(size_t i) const;
+  static void forget(Entry* e);
   Fd memory_;  // if it was created here
   int number_ = -1;
   uint8_t* bytes_ = nullptr;

@@ -90,6 +90,7 @@ Estate inspect(Parts& p, Kept& kept, const keeper::State& state) {
            std::binary_search(e.stock.descriptors.begin(), e.stock.descriptors.end(), fd);
   });
   e.plans = needed_plans(kept);
+  kept.plans->keep_only(e.plans);
   return e;
 }
 
