@@ -122,6 +122,22 @@ void Life::look_at_records() {
 
 // ---- when it is over ----
 
+// What the line says was passed on: no less than was heard, no more than was said.
+void Life::check_bytes(const Client& c, std::string_view line) {
+  if (!c.server || kernel_.weather.broken()) return;
+  const Peer &client = *c.peer, &server = *c.server->peer;
+  const auto check = [&](std::string_view word, uint64_t heard, uint64_t said) {
+    const size_t at = line.find(word);
+    if (at == line.npos) return;
+    const uint64_t bytes = strtoull(line.data() + at + word.size(), nullptr, 10);
+    if (bytes < heard || bytes > said)
+      kernel_.violated(fmt::format("{}: the line says{}{}; heard were {}, said {}", client.out.name, word, bytes,
+                                   heard, said));
+  };
+  check(" up=", server.heard - c.server->header.size(), client.said - std::min(client.said, c.shape->header_bytes));
+  check(" down=", client.heard, server.said);
+}
+
 void Life::on_line(std::string_view line) {
   const size_t at = line.find("flow cookie="), reason = line.find(" reason=");
   if (at != 0 || reason == line.npos) return;
@@ -132,6 +148,7 @@ void Life::on_line(std::string_view line) {
     if (c.lines++) kernel_.violated("two lines of one flow");
     c.reason = line.substr(reason + 8);
     const CloseReason r = reason_of(c.reason);
+    check_bytes(c, line);
     summary_.closed[r]++;
     expect_delivery(c, r);
     if (!may_.count(r))

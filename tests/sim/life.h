@@ -82,6 +82,7 @@ class Life {
   void may(std::initializer_list<flow::CloseReason> reasons) { may_.insert(reasons); }
   void expect(const Shape& shape);
   void expect_delivery(const Client& c, flow::CloseReason r);
+  void check_bytes(const Client& c, std::string_view line);
 
   Kernel& kernel_;
   const Shape& shape_;

@@ -281,9 +281,14 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   const Holding holding(*this, f, kAdopting);
   const bool closing = r.phase == Phase::closing;
   const char* what = unsound(f);
-  // Whatever becomes of the flow: a pipe that is not empty must not be given back as if it were.
-  for (DirectionRecord& dr : r.direction)
+  bool torn = false;
+  // Whatever becomes of the flow: a pipe that is not empty must not be given back as if it were, and what was
+  // relayed counts.
+  for (Direction d : {kUp, kDown}) {
+    DirectionRecord& dr = r.direction[d];
+    if (!what && !closing && lane(f, d) == Lane::relay) torn |= !adopt_relay(f, d);
     if (dr.pipe_out >= 0) dr.relayed_in_bytes = dr.relayed_out_bytes + in_pipe(dr);
+  }
   if (what) {
     log::error("flow cookie={}: its record, phase {}, says what cannot be: {}", r.cookie[kClient],
                static_cast<uint32_t>(r.phase.load()), what);
@@ -300,6 +305,7 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
     if (!r.logged) r.logged = log::was_written(fmt::format("flow cookie={} client=", r.cookie[kClient]));
     return release(f);
   }
+  if (torn) return begin_close(f, CloseReason::adoption_failed);
   if (r.crashes >= kCrashesMax) return begin_close(f, CloseReason::worker_crashed);
   if (stopping_) return begin_close(f, CloseReason::shutdown);
   if (r.phase != Phase::proxy_header && !r.admitted) {
@@ -430,7 +436,6 @@ void Worker::adopt_open(Flow& f) {
         return begin_close(f, CloseReason::splice_broken);
       s.high_at_bytes = shared_.sockmap->direction(socket_index(f, d)).redirected;
     }
-    if (lane(f, d) == Lane::relay && !adopt_relay(f, d)) return begin_close(f, CloseReason::adoption_failed);
   }
   for (Direction d : {kUp, kDown})
     if (lane(f, d) == Lane::shut) shutdown(r.fd[d ^ 1], SHUT_WR);
@@ -473,8 +478,8 @@ bool Worker::adopt_relay(Flow& f, Direction d) {
   SocketAccount target;
   if (!read_account(r.fd[d ^ 1], d == kUp, &target)) return false;
   const uint64_t before = dr.header_bytes + spliced + dr.relayed_out_bytes;
-  const bool knows = target.state != TCP_CLOSE && target.written_bytes >= before;
-  const uint64_t more = knows ? target.written_bytes - before : 0;
+  uint64_t more = target.written_bytes >= before ? target.written_bytes - before : 0;
+  if (more > dr.pipe_capacity_bytes && target.state == TCP_CLOSE) more = 0;  // not sure to know it still
   if (more > dr.pipe_capacity_bytes) {
     log::error("flow cookie={} {}: {} bytes are written, {} were relayed", r.cookie[kClient],
                d == kUp ? "up" : "down", target.written_bytes, before);
