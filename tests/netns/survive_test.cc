@@ -15,6 +15,7 @@
 #include <functional>
 #include <stdexcept>
 
+#include "crash/signals.h"
 #include "flow/record.h"
 #include "netns/edge.h"
 #include "support/tls_hello.h"
@@ -386,6 +387,7 @@ TEST_P(Survive, ReloadedConfigurations) {
 }
 
 TEST_P(Survive, ACrashIsReported) {
+  if (!crash::kHandlesSignals) GTEST_SKIP() << "a sanitizer has these signals";
   start();
   kill_worker(SIGSEGV);
   const auto reports = std::filesystem::directory_iterator(daemon_->crash_directory());
