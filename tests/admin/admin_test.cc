@@ -3,17 +3,21 @@
 
 #include <grp.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <future>
 #include <optional>
+#include <thread>
 #include <vector>
 
+#include "base/fd.h"
 #include "client.h"
 
 namespace penstock::daemon {
@@ -177,6 +181,40 @@ TEST_F(AdminTest, one_client_too_many_is_told) {
   Client late(path_);
   EXPECT_EQ(late.line(), R"({"error":"too many connections to the admin socket: at most 64"})");
   EXPECT_EQ(late.line(), "(closed)");
+}
+
+// Every descriptor is taken, and whoever else runs out of them takes three of those we give back for a
+// client.
+TEST_F(AdminTest, answers_where_there_is_no_descriptor) {
+  constexpr size_t kTaken = 3;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few{64, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  const Fd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  std::vector<Fd> taken;
+  for (Fd fd(::dup(client.get())); fd.valid(); fd.reset(::dup(client.get()))) taken.push_back(std::move(fd));
+  std::atomic<bool> over = false;
+  auto thief = std::async(std::launch::async, [&] {
+    std::vector<Fd> stolen;
+    while (!over && stolen.size() < kTaken)
+      if (Fd fd(::dup(client.get())); fd.valid()) stolen.push_back(std::move(fd));
+    while (!over) std::this_thread::yield();
+    return stolen.size();
+  });
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path_.copy(address.sun_path, sizeof address.sun_path - 1);
+  const timeval patience{5, 0};
+  ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::send(client.get(), "{\"n\":1}\n", 8, MSG_NOSIGNAL), 8);
+  char answer[64] = {};
+  EXPECT_GT(::recv(client.get(), answer, sizeof answer - 1, 0), 0) << strerror(errno);
+  EXPECT_STREQ(answer, "{\"twice\":2}\n");
+  over = true;
+  thief.get();
+  ::setrlimit(RLIMIT_NOFILE, &before);
 }
 
 TEST_F(AdminTest, has_the_rights_it_should) {

@@ -35,6 +35,7 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kGroup = "penstock";
 constexpr mode_t kSocketMode = 0660;
 constexpr mode_t kDirectoryMode = 0755;
+constexpr size_t kSpares = 4;
 constexpr std::chrono::seconds kAcceptPause{1};  // when there is no descriptor to accept into
 
 Error failure(const std::string& path, const std::string& what, int error) {
@@ -187,6 +188,7 @@ struct Admin::Impl {
   int wait_for(std::vector<pollfd>* polled) const;
   void accept_new();
   void let_go(Client* client);
+  void keep_spares();
   void receive(Client* client);
   void send(Client* client);
   void take_request(Client* client);
@@ -199,8 +201,10 @@ struct Admin::Impl {
   Answer answer;
   std::shared_ptr<Outbox> outbox = std::make_shared<Outbox>();
   uint64_t last_ticket = 0;
-  Fd wake;   // written once: the end
-  Fd spare;  // a descriptor for one client when all others are taken: then most of all somebody asks why
+  Fd wake;  // written once: the end
+  // Descriptors for clients when all others are taken: then most of all somebody asks why. One that is closed
+  // may go to a worker before it is ours again.
+  std::vector<Fd> spares;
   std::thread thread;
   std::list<Client> clients;
   Clock::time_point accept_after;
@@ -223,7 +227,7 @@ Result<std::unique_ptr<Admin>> Admin::start(const AdminSocket& socket, Answer an
   impl->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   impl->outbox->wake.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->wake.valid() || !impl->outbox->wake.valid()) return failure(path, "eventfd", errno);
-  impl->spare.reset(::fcntl(impl->wake.get(), F_DUPFD_CLOEXEC, 0));
+  impl->keep_spares();
   impl->listener = socket.fd();
   sigset_t before;
   block_daemons_signals(&before);  // the thread inherits it
@@ -298,8 +302,8 @@ int Admin::Impl::wait_for(std::vector<pollfd>* polled) const {
 void Admin::Impl::accept_new() {
   auto accept = [&] { return ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC); };
   Fd socket(accept());
-  if (!socket.valid() && (errno == EMFILE || errno == ENFILE) && spare.valid()) {
-    spare.reset();
+  while (!socket.valid() && (errno == EMFILE || errno == ENFILE) && !spares.empty()) {
+    spares.pop_back();
     socket.reset(accept());
   }
   if (!socket.valid()) {
@@ -317,11 +321,20 @@ void Admin::Impl::accept_new() {
   clients.push_back({std::move(socket), Clock::now() + kAdminIdleMax});
 }
 
-// Where the spare descriptor is in use, the client's becomes it: closed, it would be gone to a worker at
+// Where a spare descriptor is in use, the client's takes its place: closed, it would be gone to a worker at
 // once.
 void Admin::Impl::let_go(Client* client) {
-  if (spare.valid()) return;
-  if (::dup3(wake.get(), client->socket.get(), O_CLOEXEC) >= 0) spare = std::move(client->socket);
+  if (spares.size() == kSpares) return;
+  if (::dup3(wake.get(), client->socket.get(), O_CLOEXEC) >= 0) spares.push_back(std::move(client->socket));
+  keep_spares();
+}
+
+void Admin::Impl::keep_spares() {
+  while (spares.size() < kSpares) {
+    Fd spare(::fcntl(wake.get(), F_DUPFD_CLOEXEC, 0));
+    if (!spare.valid()) return;
+    spares.push_back(std::move(spare));
+  }
 }
 
 void Admin::Impl::receive(Client* client) {
