@@ -3,7 +3,10 @@
 // server must trust.
 #include <array>
 #include <future>
+#include <thread>
 
+#include "check/doctor.h"
+#include "dns/resolver.h"
 #include "mail_site.h"
 
 namespace penstock::test {
@@ -174,6 +177,27 @@ TEST_F(Doctor, InWords) {
         "dovecot: haproxy = yes in the inet_listener",
         "the server sees the edge as 198.51.100.1: that is whom it must trust"})
     EXPECT_NE(command.output().find(words), std::string::npos) << words << " in\n" << command.output();
+}
+
+// Also while whoever told it still has to return.
+TEST(ADoctor, IsFreeForTheNextOnceItIsTold) {
+  const Netns netns;
+  const Netns::Inside inside(netns);
+  auto resolver = dns::Resolver::start({.servers = {at("127.0.0.1", 53)}});
+  ASSERT_TRUE(resolver.ok());
+  std::array<std::promise<check::Verdict>, 2> told;
+  check::Doctor doctor(**resolver);
+  for (auto& t : told) {
+    check::Patient patient{.upstream = "mailbox", .server = "127.0.0.1:3525", .host = "127.0.0.1"};
+    patient.address = at("127.0.0.1", 3525).address;
+    patient.port = 3525;
+    const Status asked = doctor.examine(patient, [&](const check::Examination& e) {
+      t.set_value(e.verdict);
+      std::this_thread::sleep_for(200ms);
+    });
+    ASSERT_TRUE(asked.ok()) << asked.error().message;
+    EXPECT_EQ(t.get_future().get(), check::Verdict::unreachable);
+  }
 }
 
 }  // namespace

@@ -159,7 +159,13 @@ TEST_P(Fault, DescriptorLimitReached) {
     const Json totals = daemon_->totals();
     return totals.at("accepted") == kClients && totals.at("active") == 0;
   })) << daemon_->status();
-  EXPECT_EQ(connect().recv_line(), "mailbox -");  // room again
+  EXPECT_TRUE(wait_until([&] {  // room again, once the last flow's thread has given its pipes back
+    std::string said;
+    const TcpStream client = connect();
+    ::shutdown(client.fd(), SHUT_WR);
+    client.recv_to_end(&said);
+    return said == "mailbox -\n";
+  }));
 }
 
 TEST_P(Fault, AServerIsNotDownForWantOfADescriptor) {

@@ -291,8 +291,8 @@ struct Doctor::Visit {
     std::vector<IpAddress> addresses = resolve();
     if (!addresses.empty()) dial(addresses);
     conclude(&examination);
+    finished = true;  // before it is told: who hears of it may ask for the next one
     done(examination);
-    finished = true;
   }
   // True: the daemon ends.
   bool wait(milliseconds time) const {

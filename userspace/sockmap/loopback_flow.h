@@ -24,8 +24,9 @@ void require(bool condition, std::string_view reason);
 
 // Long for a loaded machine: a refused sockmap costs more than a slow start. A trimmed segment comes again
 // after 0.2, 0.6, 1.4, 3, 6.2 s: under load four were not enough once in some hundred starts (the last 53
-// bytes were still out).
-inline constexpr std::chrono::milliseconds kProbePatience{10'000};
+// bytes were still out). And machines stand still: four self-tests in namespaces of their own have failed at
+// the same moment, each for ten seconds without a byte.
+inline constexpr std::chrono::milliseconds kProbePatience{20'000};
 
 // For what announces itself by no event (a counter).
 template <typename Predicate>
