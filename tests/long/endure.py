@@ -7,11 +7,27 @@ import time
 
 from daemon import Daemon
 from lives import ENTRANCES, SERVER6, SERVERS, TABLES, aborts, has
+from names import Names
 from report import counts, mib
 from stage import Failed, Netns
 from torture import Torture, verdict
+from wire import Wire
 
-HANG_S = 60
+HANG_S = 120
+NAME, NAMED, NAME_SERVER, EDGE = "server.example", "127.0.0.1:7104", "198.51.100.53", "198.51.100.1"
+FAR_MS = 100  # the name server's answers; a name is asked for again every second
+BY_NAME = f"""
+[dns]
+servers = ["{NAME_SERVER}:53"]
+ttl_min = "1s"
+[upstream.named]
+servers = ["{NAME}:7001"]
+proxy_protocol = "v2"
+[[listener]]
+name = "named"
+bind = ["{NAMED}"]
+upstream = "named"
+"""
 OURS = ("adoption_failed", "worker_crashed", "account_mismatch", "internal_error", "splice_broken")
 
 
@@ -38,16 +54,20 @@ def worker(daemon):
 class Endured:
     def __init__(self, stage, options, environment=None, through=(), prepare=lambda daemon: None):
         """`prepare`: what happens to the daemon before it is looked at."""
-        self.options, self.netns = options, Netns()
-        self.daemon = Daemon(stage, self.netns, TABLES, engine=options.engine, max_flows=4 * options.concurrency,
+        self.options, self.netns, self.far = options, Netns(), Netns()
+        Wire(stage, self.netns, "edge0", EDGE, self.far, "names0", NAME_SERVER, 1500, delay_ms=FAR_MS)
+        self.names = Names(stage, self.far, NAME_SERVER)
+        self.names.start(1)
+        self.names.point(NAME, *(server.rpartition(":")[0] for server in SERVERS))
+        self.daemon = Daemon(stage, self.netns, TABLES + BY_NAME, engine=options.engine, max_flows=4 * options.concurrency,
                              access_log=True, environment=environment, through=through)
         prepare(self.daemon)
         self.before = None if environment else has(self.daemon)
         self.torture = Torture(
             stage, self.netns, *(word for server in (*SERVERS, SERVER6) for word in ("--serve", server)),
-            *(word for entrance in ENTRANCES for word in ("--to", entrance)), "--admin", self.daemon.admin,
+            *(word for entrance in (*ENTRANCES, NAMED) for word in ("--to", entrance)), "--admin", self.daemon.admin,
             "--log", self.daemon.process.log_file, "--lives", 10_000_000, "--concurrency", options.concurrency,
-            "--seed", options.seed, "--hang-s", HANG_S)
+            "--seed", options.seed, "--hang-s", HANG_S, "--redials")
         time.sleep(2)
 
     def worker(self):
@@ -58,6 +78,9 @@ class Endured:
         exact, summary = self.torture.finish(300)
         report.claim(exact, "content, reasons",
                      "; ".join([f"{verdict(summary)}; seed {self.options.seed}", *self.torture.remarks()[:10]]))
+        dialing = self.taken_over_in()["phases"].get("dialing", 0)  # begun again
+        report.claim(summary["headerless"] <= summary["upstream_never_dialled"] + dialing, "dials in vain",
+                     f"{summary['headerless']}; clients that left first {summary['upstream_never_dialled']}, taken over while dialling {dialing}")
         after, totals = has(self.daemon), self.daemon.totals()
         closed = sum(totals["closed"].values())
         report.claim(totals["accepted"] == totals["active"] + closed, "the law",

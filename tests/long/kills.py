@@ -24,6 +24,7 @@ def add_arguments(parser):
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--by", choices=(*SIGNALS, "OOM"), default="KILL", help="what the worker gets (%(default)s)")
     parser.add_argument("--calls", type=int, help="instead: SIGKILL at one of about its first N system calls")
+    parser.add_argument("--at", metavar="CALL,...", help="with --calls: only these count, splice or bpf_map_update_elem")
     parser.add_argument("--interval-ms", type=float, default=2000, help="between a worker that serves and its death, at most (%(default)s)")
 
 
@@ -32,7 +33,8 @@ def prove(options, report):
         killed_at = stage.directory / "killed-at"
         killed_at.touch()
         preload = {"LD_PRELOAD": stage.program("tools/lab/lab-kill.so"), "LAB_KILL_CALLS": options.calls,
-                   "LAB_KILL_SEED": options.seed, "LAB_KILL_LOG": killed_at} if options.calls else None
+                   "LAB_KILL_AT": options.at or "", "LAB_KILL_SEED": options.seed,
+                   "LAB_KILL_LOG": killed_at} if options.calls else None
         endured = endure.Endured(stage, options, preload, limits.through() if limits else ())
         done = kill(endured, options, limits)
         report.figure("workers", f"{done} killed {f'at a call, of about {options.calls}' if options.calls else 'by ' + options.by}; "

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // lab-kill: LD_PRELOAD it into penstockd, and each worker process is killed by SIGKILL right before or right
 // after one of its threads' system calls, drawn anew for each process: the first ones as likely as all later
-// ones (LAB_KILL_CALLS: of about so many). Each death is a line of the file LAB_KILL_LOG: "before splice".
+// ones (LAB_KILL_CALLS: of about so many; LAB_KILL_AT: of these calls alone, "splice,send"). Each death is a
+// line of the file LAB_KILL_LOG: "before splice".
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -65,10 +66,19 @@ void die(const char* when, const char* call) {
   for (;;) pause();
 }
 
+bool is_meant(const char* call) {
+  const char* at = getenv("LAB_KILL_AT");
+  if (!at || !*at) return true;
+  const size_t length = strlen(call);
+  for (const char* found = at; (found = strstr(found, call)); found += length)
+    if ((found == at || found[-1] == ',') && (found[length] == ',' || !found[length])) return true;
+  return false;
+}
+
 // A system call, from here to the end of its scope.
 class Call {
  public:
-  explicit Call(const char* name) : name_(counts() && --g_left == 0 ? name : nullptr) {
+  explicit Call(const char* name) : name_(counts() && is_meant(name) && --g_left == 0 ? name : nullptr) {
     if (name_ && !g_after) die("before", name_);
   }
   ~Call() {

@@ -99,7 +99,7 @@ int run(Options& options, const sigset_t& signals) {
   if (!ended) std::_Exit(1);
   for (std::thread& t : threads) t.join();
 
-  settle(tally);
+  if (!options.redials) settle(tally);
   if (audit) audit->settle(options, tally, read);
   const int code = daemon ? daemon->stop() : 0;
   if (log) log->finish();

@@ -36,6 +36,7 @@ struct Options {
       engine = "auto";     // an own daemon is started, with this engine; empty: it is there already
   std::string admin, log;  // of a penstockd that is there: its admin socket, the file that has its access log
   bool probe_client = false;
+  bool redials = false;  // an upstream connection may end without a header, and another take its place
   bool json = false;
   unsigned threads = 2;
 };
