@@ -131,10 +131,11 @@ void Life::check_bytes(const Client& c, std::string_view line) {
     if (at == line.npos) return;
     const uint64_t bytes = strtoull(line.data() + at + word.size(), nullptr, 10);
     if (bytes < heard || bytes > said)
-      kernel_.violated(fmt::format("{}: the line says{}{}; heard were {}, said {}", client.out.name, word, bytes,
-                                   heard, said));
+      kernel_.violated(fmt::format("{}: the line says{}{}; heard were {}, said {}", client.out.name, word,
+                                   bytes, heard, said));
   };
-  check(" up=", server.heard - c.server->header.size(), client.said - std::min(client.said, c.shape->header_bytes));
+  check(" up=", server.heard - c.server->header.size(),
+        client.said - std::min(client.said, c.shape->header_bytes));
   check(" down=", client.heard, server.said);
 }
 

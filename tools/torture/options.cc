@@ -185,7 +185,8 @@ Options parse_options(int argc, char** argv) {
   app.add_option("--stall-s", texts.stall_s, "how long the readers of --mode stall stop")
       ->capture_default_str();
   app.add_flag("--probe-client", o.probe_client, "one more short exchange every 200 ms; its latency is told");
-  app.add_flag("--redials", o.redials, "the proxy may give up a dial and begin another: counted, and no failure");
+  app.add_flag("--redials", o.redials,
+               "the proxy may give up a dial and begin another: counted, and no failure");
   app.add_flag("--json", o.json, "summary as JSON on stdout");
   try {
     app.parse(argc, argv);
