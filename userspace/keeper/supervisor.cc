@@ -301,7 +301,9 @@ void Supervisor::on_worker_death(Death death) {
     end_upgrade(UpgradeResult::not_now, 0);
     return start_worker(0);
   }
-  if (death.exited && ends_wanted_) return end(put_down ? 0 : death.what);
+  // One that could not even start has not ended what is open.
+  if (death.exited && ends_wanted_ && (was_ready || death.is(0) || put_down))
+    return end(put_down ? 0 : death.what);
   if (ends_wanted_ == 2) return end(1);
   if (step_ == UpgradeStep::trying) {
     state_.result = timed_out_ ? UpgradeResult::start_timed_out : UpgradeResult::start_failed;
