@@ -33,6 +33,22 @@ class Survive : public Edge {
     ASSERT_EQ(::kill(before, signal), 0);
     ASSERT_TRUE(daemon_->wait_worker_after(before)) << daemon_->log();
   }
+  // Listener "web" on kWebPort, which wants kHeader or its like and then a ClientHello.
+  void start_web() {
+    DaemonOptions options;
+    options.tables = mail_tables() + R"(
+[[listener]]
+name = "web"
+bind = ["127.0.0.1:8443"]
+upstream = "mailbox"
+accept_proxy = { from = ["127.0.0.0/8"] }
+  [[listener.route]]
+  sni = ["mail.example"]
+  upstream = "mailbox"
+)";
+    start_with(std::move(options));
+  }
+  const std::string kHeader = "PROXY TCP4 192.0.2.7 192.0.2.8 40000 25\r\n";
   // What came of it.
   std::string upgrade(const std::string& program) {
     const Json before = daemon_->status().at("worker").at("upgrade");
@@ -312,21 +328,9 @@ TEST_P(Survive, WhileItDials) {
 }
 
 TEST_P(Survive, WithinTheHelloAndTheProxyHeader) {
-  DaemonOptions options;
-  options.tables = mail_tables() + R"(
-[[listener]]
-name = "web"
-bind = ["127.0.0.1:8443"]
-upstream = "mailbox"
-accept_proxy = { from = ["127.0.0.0/8"] }
-  [[listener.route]]
-  sni = ["mail.example"]
-  upstream = "mailbox"
-)";
-  start_with(std::move(options));
+  start_web();
   const TcpListener server(at(kAddress, kServerPort));
-  const std::string header = "PROXY TCP4 192.0.2.7 192.0.2.8 40000 25\r\n",
-                    hello = TlsHello{.sni = "mail.example"}.bytes(), all = header + hello;
+  const std::string header = kHeader, hello = TlsHello{.sni = "mail.example"}.bytes(), all = header + hello;
   // Cut within the header, right behind it, within the hello.
   for (const size_t cut : {size_t{9}, header.size(), header.size() + 20}) {
     const TcpStream client = TcpStream::connect(at(kAddress, kWebPort));
@@ -344,6 +348,32 @@ accept_proxy = { from = ["127.0.0.0/8"] }
     EXPECT_EQ(client.recv_to_end(), End::fin);
     EXPECT_TRUE(daemon_->wait_active(0));
   }
+}
+
+// The kernel tells it once.
+TEST_P(Survive, ARstOfWhichTheDeadWorkerWasTold) {
+  start_web();
+  for (const std::string& bytes : {std::string("PROXY TCP"), kHeader + TlsHello().bytes().substr(0, 20)}) {
+    TcpStream client = TcpStream::connect(at(kAddress, kWebPort));
+    client.send_all(bytes);
+    daemon_->wait_flow(bytes.size() < kHeader.size() ? "proxy_header" : "classifying");
+    Nobody nobody(*daemon_);
+    flow::FlowTable table = flow_table();
+    uint32_t slot = 0;
+    while (slot + 1 < table.used() && table[slot].phase == flow::Phase::free) ++slot;
+    const Fd keeper(static_cast<int>(::syscall(SYS_pidfd_open, daemon_->process().pid(), 0)));
+    const Fd ours(static_cast<int>(::syscall(SYS_pidfd_getfd, keeper.get(), table[slot].fd[0], 0)));
+    client.reset();
+    int told = 0;
+    EXPECT_TRUE(wait_until([&] {
+      socklen_t size = sizeof told;
+      return ::getsockopt(ours.get(), SOL_SOCKET, SO_ERROR, &told, &size) != 0 || told != 0;
+    }));
+    EXPECT_EQ(told, ECONNRESET);
+    nobody.end();
+    EXPECT_TRUE(daemon_->wait_active(0));
+  }
+  EXPECT_EQ(daemon_->closed("client_reset"), 2u);
 }
 
 // What the counters, the command and the pinned map say of a flow is the same after a death as before.

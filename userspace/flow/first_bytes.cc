@@ -11,6 +11,7 @@
 #include "flow/first_bytes.h"
 
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -19,6 +20,7 @@
 #include <cerrno>
 
 #include "base/assert.h"
+#include "flow/account.h"
 #include "flow/worker.h"
 
 namespace penstock::flow {
@@ -37,7 +39,9 @@ void set_low_water(int fd, size_t bytes) {
 bool was_reset(int fd) {
   int error = 0;
   socklen_t size = sizeof error;
-  return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0;
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0) return true;
+  SocketAccount account;
+  return read_received(fd, &account) && account.state == TCP_CLOSE;
 }
 
 void Worker::on_first_bytes(Flow& f, uint32_t events) {
