@@ -70,7 +70,6 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
   const int orphaned = keeper::hear_of_keepers_end(state);
   bool draining = false, alone = false;
   std::atomic<uint64_t>& end_ns = kept.memory->end_ns;
-  if (state.ends_wanted == 0) end_ns = 0;  // of a worker that somebody wanted to end alone
   const auto drain = [&] {
     reload.refuse("the daemon is ending");
     const auto grace = shared.plan()->config().daemon.shutdown_grace;
@@ -221,6 +220,8 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
       });
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_thread = std::move(*admin);
+  // Of a worker that somebody wanted to end alone: the next one listens again.
+  if (state.ends_wanted == 0) kept.memory->end_ns = 0;
   if (auto s = is_first || estate.plans.empty() ? begin(p, kept, config, source)
                                                 : take_over(p, kept, arguments, estate);
       !s)
