@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <latch>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -156,6 +157,13 @@ Result<std::vector<std::string>> apply(Parts& p, Kept& kept, const config::Confi
   return waiting;
 }
 
+// Until every worker has adopted its flows: each looks into its inbox only then.
+void wait_for_adoptions(const flow::Shared& shared) {
+  const auto adopted = std::make_shared<std::latch>(static_cast<ptrdiff_t>(shared.workers.size()));
+  for (auto& w : shared.workers) w->post([=](flow::Worker&) { adopted->count_down(); });
+  adopted->wait();
+}
+
 }  // namespace
 
 int run_worker(const Arguments& arguments, const config::Config& started_with, const config::Source& source,
@@ -281,6 +289,8 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   reload.after = [&] { keeper::say_ready(state); };
   facts.reload = &reload;
   check_servers_of(*p.shared.plan(), *p.checker);
+  // As long as the old program can come back; after any other death it serves meanwhile.
+  if (state.step == keeper::UpgradeStep::trying) wait_for_adoptions(p.shared);
   readiness = Readiness::ready;
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
