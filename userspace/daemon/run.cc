@@ -214,6 +214,7 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   facts.keeper = &state;
   facts.drained = &kept.memory->drained;
   std::atomic<Readiness> readiness{Readiness::starting};
+  std::atomic<bool> said_ready{false};
   const uid_t keepers = geteuid();  // before become()
   auto admin =
       Admin::start(*kept.admin, [&, keepers](const Json& request, uid_t asker, const Admin::Reply& reply) {
@@ -224,6 +225,7 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
         if (request.value("command", "") == "upgrade" && asker != 0 && asker != keepers &&
             !request.value("program", "").empty())
           return reply({{"error", "only root may name a program"}});
+        if (request.value("command", "") == "upgrade") said_ready.wait(false);  // before it, it is "not now"
         reply(answer(p.shared, facts, request));
       });
   if (!admin) return fail(admin.error().message);
@@ -295,6 +297,8 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
   keeper::say_ready(state);
+  said_ready = true;
+  said_ready.notify_all();
 
   wait_for_the_end(p, kept, reload, state, signals.get(), &readiness);
   admin_thread.reset();  // it asks workers, which must run
