@@ -234,6 +234,32 @@ TEST(Keeper, passes_signals_on) {
   EXPECT_TRUE(kept.says("cleaned up stopping"));
 }
 
+TEST(Keeper, passes_signals_on_to_the_next_worker_where_none_is_alive) {
+  Kept kept("ready", {"steady=60000", "backoff=500"});
+  ASSERT_TRUE(kept.says("ready 1"));
+  kept.kill_worker();
+  ASSERT_TRUE(wait_until([&] { return kept.state().phase == Phase::backing_off; }));
+  kept.process().signal(SIGHUP);
+  kept.process().signal(SIGUSR1);
+  EXPECT_TRUE(kept.says("signal 1 "));
+  EXPECT_TRUE(kept.says("signal 10 "));
+  EXPECT_TRUE(kept.says("ready 2"));
+}
+
+TEST(Keeper, passes_a_reload_on_to_the_next_worker_where_one_dies_before_it_begins) {
+  Kept kept("ready", kAtOnce);
+  ASSERT_TRUE(kept.says("ready 1"));
+  kept.kill_worker(SIGSTOP);
+  kept.process().signal(SIGHUP);
+  ASSERT_TRUE(wait_until([&] {  // it has been passed on
+    return status_line(to_string(kept.state().worker_pid), "ShdPnd") == "0000000000000001";
+  }));
+  kept.kill_worker();
+  EXPECT_TRUE(kept.says("signal 1 "));
+  EXPECT_TRUE(kept.says("ready 2"));
+  EXPECT_TRUE(wait_until([&] { return kept.state().reloads == 1; }));
+}
+
 TEST(Keeper, ends_at_once_on_the_second_signal) {
   Kept kept("ready");
   ASSERT_TRUE(kept.ready(1));

@@ -311,6 +311,15 @@ TEST_F(Upgrade, is_given_up_when_the_end_is_wanted) {
   expect_nothing_lost();
 }
 
+TEST_F(Upgrade, that_fails_loses_no_reload) {
+  kept_->command("upgrade " + programs_.version(2, "start_hangs") + " " + to_string(kHangs.count()));
+  ASSERT_TRUE(wait_until([&] { return kept_->state().step == UpgradeStep::trying; }));
+  kept_->process().signal(SIGHUP);
+  EXPECT_TRUE(kept_->says("signal 1 ")) << kept_->process().output();
+  EXPECT_EQ(name(kept_->state().result), "start_timed_out");
+  expect_nothing_lost();
+}
+
 TEST_F(Upgrade, a_worker_that_dies_meanwhile_is_replaced) {
   kept_->command("upgrade " + programs_.version(2, "trial_hangs") + " 1000");
   ASSERT_TRUE(wait_until([&] { return kept_->state().step == UpgradeStep::trial; }));

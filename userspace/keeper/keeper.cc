@@ -25,6 +25,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -144,6 +145,8 @@ int Keeper::run() {
       break;
     }
     if (desk_.outcome == Outcome::end) break;
+    // Of this process, not of a thread: it stays pending across execve(2) until the next supervisor reads it.
+    if (std::exchange(desk_.reload_due, false)) kill(pid_, SIGHUP);
     desk_.outcome == Outcome::upgrade ? upgrade() : go_back();
   }
   return finish();
