@@ -270,6 +270,11 @@ TEST_F(Upgrade, hangs_on_trial) {
   expect_refusals(programs_.version(2, "trial_hangs"), UpgradeResult::trial_timed_out, 0, kHangs);
 }
 
+// The patience may be over before there is a process to kill.
+TEST_F(Upgrade, hangs_on_trial_without_patience) {
+  expect_refusals(programs_.version(2, "trial_hangs"), UpgradeResult::trial_timed_out, 0, milliseconds(1));
+}
+
 TEST_F(Upgrade, does_not_know_the_layout) {
   expect_refusals(programs_.version(2, "unknown_layout"), UpgradeResult::unknown_layout, kLayout + 2);
 }

@@ -241,10 +241,14 @@ void Supervisor::take_answers() {
     if (reload_due_) send(worker_, SIGHUP);
     if (std::exchange(usr1_due_, worker_ < 0 && usr1_due_)) send(worker_, SIGUSR1);
     if (ends_wanted_ == 2) kill_at_ = started_ + ns(timing_.end_grace);
+    if (timed_out_ && step_ == UpgradeStep::trying) send(worker_, SIGKILL);
   }
   if (done & kStartTrial) {
     trial_ = desk_.trial;
-    if (trial_ < 0) end_upgrade(desk_.refusal, desk_.refusal_detail);
+    if (trial_ < 0)
+      end_upgrade(desk_.refusal, desk_.refusal_detail);
+    else if (timed_out_ || ends_wanted_)  // before it was there to be killed
+      send(trial_, SIGKILL);
   }
 }
 
