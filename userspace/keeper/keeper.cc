@@ -464,7 +464,7 @@ void Keeper::end_orphan() {
 
 int Keeper::finish() {
   State& state = *desk_.state;
-  if (own(kTrialEnd) >= 0) {
+  if (desk_.trial_pid > 0) {
     kill(desk_.trial_pid, SIGKILL);
     waitid(P_PID, static_cast<id_t>(desk_.trial_pid), nullptr, WEXITED);
   }

@@ -142,10 +142,12 @@ bool Supervisor::wait() {
     if (waitid(P_PID, static_cast<id_t>(pid_of(*child)), &died, WEXITED | WNOHANG) || died.si_pid == 0)
       continue;
     const Death death{died.si_code == CLD_EXITED, died.si_status};
-    if (child == &worker_)
+    if (child == &worker_) {
       on_worker_death(death);
-    else
+    } else {
+      desk_.trial_pid = -1;
       on_trial_end(death);
+    }
   }
   return true;
 }
