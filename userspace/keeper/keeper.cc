@@ -283,9 +283,9 @@ void Keeper::serve_requests() {
       futex(desk_.requests, FUTEX_WAIT, kIdle);
       continue;
     }
-    if (requests & kStartWorker) start_worker();
-    if (requests & kStartTrial) start_trial();
     if (requests & kTidy) tidy();
+    if (requests & kStartTrial) start_trial();
+    if (requests & kStartWorker) start_worker();  // the last: from then on the table stands still
     desk_.requests.fetch_and(~requests | kIdle);  // never sets a bit: 0 stays 0
     const uint64_t one = 1;
     [[maybe_unused]] ssize_t n = write(desk_.doors.wake, &one, sizeof one);
@@ -377,6 +377,7 @@ void Keeper::start_trial() {
   if (desk_.trial_pid < 0) {
     desk_.refusal = UpgradeResult::exec_failed;
     desk_.refusal_detail = errno;
+    close_and_forget(own(kNewProgram));
   } else {
     own(kTrialEnd) = desk_.trial = end;
   }
