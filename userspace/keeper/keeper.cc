@@ -123,6 +123,7 @@ class Keeper {
   pid_t pid_ = getpid(), worker_pid_ = -1;
   FileIdentity old_program_, new_program_;
   int oom_score_ = -1;
+  bool orphaned_ = false;  // by the supervisor's thread
   char oom_worker_[16] = "", oom_keeper_[16] = "";
   std::vector<char*> argv_;  // of a program that we execute: path, option, descriptor, arguments
   char descriptor_text_[16] = "";
@@ -442,9 +443,7 @@ void Keeper::answer_upgrade(UpgradeResult result, int detail) {
 // worker ends as by SIGTERM; nobody starts another.
 void Keeper::end_orphan() {
   State& state = *desk_.state;
-  fprintf(
-      stderr, "penstockd: the keeper %s; the daemon ends\n",
-      desk_.unconfined.empty() ? "lost its supervisor" : ("is not confined: " + desk_.unconfined).c_str());
+  orphaned_ = true;
   desk_.exit_code = 1;
   state.phase = Phase::stopping;
   state.ends_wanted = std::max(state.ends_wanted.load(), 1u);
@@ -469,15 +468,19 @@ int Keeper::finish() {
     kill(desk_.trial_pid, SIGKILL);
     waitid(P_PID, static_cast<id_t>(desk_.trial_pid), nullptr, WEXITED);
   }
-  if (desk_.start_errno) log::error("cannot start a worker: {}", strerror(desk_.start_errno));
-  if (desk_.killed_at_start)
-    log::error("the worker was killed by signal {} ({}) before it was ready", desk_.killed_at_start,
-               strsignal(desk_.killed_at_start));
   if (clean_up_) clean_up_(state);
   for (auto& fd : state.descriptors)
     if (&fd != &own(kStateFd)) close_and_forget(fd);
   close_and_forget(own(kStateFd));
   munmap(desk_.state, kStateBytes);
+  // Only now: nobody may be reading, and then this waits for ever.
+  if (orphaned_)
+    log::error("the keeper {}; the daemon has ended",
+               desk_.unconfined.empty() ? "lost its supervisor" : "is not confined: " + desk_.unconfined);
+  if (desk_.start_errno) log::error("cannot start a worker: {}", strerror(desk_.start_errno));
+  if (desk_.killed_at_start)
+    log::error("the worker was killed by signal {} ({}) before it was ready", desk_.killed_at_start,
+               strsignal(desk_.killed_at_start));
   return desk_.exit_code;
 }
 
