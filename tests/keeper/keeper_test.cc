@@ -93,12 +93,19 @@ TEST(Keeper, its_supervisor_is_confined) {
 TEST(Keeper, that_makes_a_call_it_may_not_ends_the_daemon_in_order) {
   Kept kept("ready");
   ASSERT_TRUE(kept.ready(1));
-  const pid_t supervisor = supervisor_of(kept, kept.process().pid());
+  const pid_t keeper = kept.process().pid(), supervisor = supervisor_of(kept, keeper);
+  const std::string call = "/proc/" + to_string(keeper) + "/task/" + to_string(supervisor) + "/syscall";
+  ASSERT_TRUE(wait_until([&] {
+    long number = -1;
+    std::ifstream(call) >> number;
+    return number == SYS_ppoll;
+  }));
   ASSERT_EQ(ptrace(PTRACE_SEIZE, supervisor, nullptr, nullptr), 0);
   ASSERT_EQ(ptrace(PTRACE_INTERRUPT, supervisor, nullptr, nullptr), 0);
   ASSERT_EQ(waitpid(supervisor, nullptr, __WALL), supervisor);
   user_regs_struct registers{};
   ASSERT_EQ(ptrace(PTRACE_GETREGS, supervisor, nullptr, &registers), 0);
+  ASSERT_EQ(registers.orig_rax, static_cast<unsigned long long>(SYS_ppoll));
   registers.rip -= 2;  // it waits in ppoll(2): again the instruction, with another number
   registers.rax = SYS_getpid;
   registers.orig_rax = ~0ull;

@@ -22,8 +22,7 @@ namespace {
 
 using std::to_string;
 
-constexpr milliseconds kQuiesce{PENSTOCK_SLOWNESS * 2000};
-constexpr milliseconds kHangs{PENSTOCK_SLOWNESS * 500};
+constexpr milliseconds kHangs{PENSTOCK_SLOWNESS * 500};  // long enough for what does not hang
 
 // A directory of programs that differ by what they are called.
 class Programs {
@@ -134,10 +133,10 @@ Ends new_connection() {
 // A relaying worker: bytes through two pipes, and from one TCP connection to another.
 class Upgrade : public testing::Test {
  protected:
-  Upgrade() {
+  explicit Upgrade(milliseconds quiesce = kPatience) {
     Ends in = new_pipe(), out = new_pipe(), between = new_pipe();
     Ends from = new_connection(), to = new_connection();
-    kept_.emplace("ready", std::vector<std::string>{"steady=0", "quiesce=" + to_string(kQuiesce.count())},
+    kept_.emplace("ready", std::vector<std::string>{"steady=0", "quiesce=" + to_string(quiesce.count())},
                   std::map<std::string, std::string>{},
                   std::map<int, int>{{kPipeIn, in.first.get()},
                                      {kPipeOut, out.second.get()},
@@ -291,7 +290,12 @@ TEST_F(Upgrade, hangs_at_its_start) {
   expect_refusals(programs_.version(2, "start_hangs"), UpgradeResult::start_timed_out, SIGKILL, kHangs);
 }
 
-TEST_F(Upgrade, where_the_old_worker_does_not_put_everything_down) {
+class ImpatientUpgrade : public Upgrade {
+ protected:
+  ImpatientUpgrade() : Upgrade(kHangs) {}
+};
+
+TEST_F(ImpatientUpgrade, where_the_old_worker_does_not_put_everything_down) {
   kept_->command("stubborn");
   ASSERT_TRUE(kept_->says("obeyed stubborn"));
   EXPECT_EQ(name(kept_->upgrade(scene(2))), "not_quiesced");
