@@ -219,13 +219,14 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   auto admin =
       Admin::start(*kept.admin, [&, keepers](const Json& request, uid_t asker, const Admin::Reply& reply) {
         if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
+        // Whoever has an answer counts on what the keeper has been told: for an upgrade, after a death.
+        said_ready.wait(false);
         if (request.value("command", "") == "doctor")
           return examine(*p.doctor, *p.shared.plan(), request, reply);
         // It is executed with the keeper's privileges. Without a name it is the one at the daemon's own path.
         if (request.value("command", "") == "upgrade" && asker != 0 && asker != keepers &&
             !request.value("program", "").empty())
           return reply({{"error", "only root may name a program"}});
-        if (request.value("command", "") == "upgrade") said_ready.wait(false);  // before it, it is "not now"
         reply(answer(p.shared, facts, request));
       });
   if (!admin) return fail(admin.error().message);
@@ -294,11 +295,11 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   // As long as the old program can come back; after any other death it serves meanwhile.
   if (state.step == keeper::UpgradeStep::trying) wait_for_adoptions(p.shared);
   readiness = Readiness::ready;
-  log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
-            facts.io, p.shared.workers.size(), facts.flows_max);
   keeper::say_ready(state);
   said_ready = true;
   said_ready.notify_all();
+  log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
+            facts.io, p.shared.workers.size(), facts.flows_max);
 
   wait_for_the_end(p, kept, reload, state, signals.get(), &readiness);
   admin_thread.reset();  // it asks workers, which must run
