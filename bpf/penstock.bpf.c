@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* bpf/penstock.bpf.c: the pipe. Four programs around two sockmaps:
+/* bpf/penstock.bpf.c: the pipe. Seven programs around two sockmaps:
  *
  * - verdict (sk_skb, on `sources`) hands every segment a source receives to its target;
  * - socket_ops (sock_ops, on our cgroup) closes a valve, takes a source out, under the socket lock;
  * - trim (socket filter, on every source) is the hard bound when userspace is late;
- * - publish (syscall) writes userspace's fields of `flows`.
+ * - publish (syscall) writes userspace's fields of `flows`;
+ * - enter, end_flow and settle (syscall) do whole or not at all what a death of userspace may not tear.
  *
  * Why each is the way it is: README.md beside this file. What keeps it true: tests/bpf, tests/netns, the
  * self-test. */

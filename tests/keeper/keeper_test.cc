@@ -93,12 +93,19 @@ TEST(Keeper, its_supervisor_is_confined) {
 TEST(Keeper, that_makes_a_call_it_may_not_ends_the_daemon_in_order) {
   Kept kept("ready");
   ASSERT_TRUE(kept.ready(1));
-  const pid_t supervisor = supervisor_of(kept, kept.process().pid());
+  const pid_t keeper = kept.process().pid(), supervisor = supervisor_of(kept, keeper);
+  const std::string call = "/proc/" + to_string(keeper) + "/task/" + to_string(supervisor) + "/syscall";
+  ASSERT_TRUE(wait_until([&] {
+    long number = -1;
+    std::ifstream(call) >> number;
+    return number == SYS_ppoll;
+  }));
   ASSERT_EQ(ptrace(PTRACE_SEIZE, supervisor, nullptr, nullptr), 0);
   ASSERT_EQ(ptrace(PTRACE_INTERRUPT, supervisor, nullptr, nullptr), 0);
   ASSERT_EQ(waitpid(supervisor, nullptr, __WALL), supervisor);
   user_regs_struct registers{};
   ASSERT_EQ(ptrace(PTRACE_GETREGS, supervisor, nullptr, &registers), 0);
+  ASSERT_EQ(registers.orig_rax, static_cast<unsigned long long>(SYS_ppoll));
   registers.rip -= 2;  // it waits in ppoll(2): again the instruction, with another number
   registers.rax = SYS_getpid;
   registers.orig_rax = ~0ull;
@@ -232,6 +239,32 @@ TEST(Keeper, passes_signals_on) {
   EXPECT_TRUE(kept.says("signal 15 ends_wanted 1"));
   EXPECT_EQ(kept.exit_code(), 0);
   EXPECT_TRUE(kept.says("cleaned up stopping"));
+}
+
+TEST(Keeper, passes_signals_on_to_the_next_worker_where_none_is_alive) {
+  Kept kept("ready", {"steady=60000", "backoff=500"});
+  ASSERT_TRUE(kept.says("ready 1"));
+  kept.kill_worker();
+  ASSERT_TRUE(wait_until([&] { return kept.state().phase == Phase::backing_off; }));
+  kept.process().signal(SIGHUP);
+  kept.process().signal(SIGUSR1);
+  EXPECT_TRUE(kept.says("signal 1 "));
+  EXPECT_TRUE(kept.says("signal 10 "));
+  EXPECT_TRUE(kept.says("ready 2"));
+}
+
+TEST(Keeper, passes_a_reload_on_to_the_next_worker_where_one_dies_before_it_begins) {
+  Kept kept("ready", kAtOnce);
+  ASSERT_TRUE(kept.says("ready 1"));
+  kept.kill_worker(SIGSTOP);
+  kept.process().signal(SIGHUP);
+  ASSERT_TRUE(wait_until([&] {  // it has been passed on
+    return status_line(to_string(kept.state().worker_pid), "ShdPnd") == "0000000000000001";
+  }));
+  kept.kill_worker();
+  EXPECT_TRUE(kept.says("signal 1 "));
+  EXPECT_TRUE(kept.says("ready 2"));
+  EXPECT_TRUE(wait_until([&] { return kept.state().reloads == 1; }));
 }
 
 TEST(Keeper, ends_at_once_on_the_second_signal) {

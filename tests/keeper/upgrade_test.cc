@@ -22,8 +22,7 @@ namespace {
 
 using std::to_string;
 
-constexpr milliseconds kQuiesce{PENSTOCK_SLOWNESS * 2000};
-constexpr milliseconds kHangs{PENSTOCK_SLOWNESS * 500};
+constexpr milliseconds kHangs{PENSTOCK_SLOWNESS * 500};  // long enough for what does not hang
 
 // A directory of programs that differ by what they are called.
 class Programs {
@@ -134,10 +133,10 @@ Ends new_connection() {
 // A relaying worker: bytes through two pipes, and from one TCP connection to another.
 class Upgrade : public testing::Test {
  protected:
-  Upgrade() {
+  explicit Upgrade(milliseconds quiesce = kPatience) {
     Ends in = new_pipe(), out = new_pipe(), between = new_pipe();
     Ends from = new_connection(), to = new_connection();
-    kept_.emplace("ready", std::vector<std::string>{"steady=0", "quiesce=" + to_string(kQuiesce.count())},
+    kept_.emplace("ready", std::vector<std::string>{"steady=0", "quiesce=" + to_string(quiesce.count())},
                   std::map<std::string, std::string>{},
                   std::map<int, int>{{kPipeIn, in.first.get()},
                                      {kPipeOut, out.second.get()},
@@ -270,6 +269,11 @@ TEST_F(Upgrade, hangs_on_trial) {
   expect_refusals(programs_.version(2, "trial_hangs"), UpgradeResult::trial_timed_out, 0, kHangs);
 }
 
+// The patience may be over before there is a process to kill.
+TEST_F(Upgrade, hangs_on_trial_without_patience) {
+  expect_refusals(programs_.version(2, "trial_hangs"), UpgradeResult::trial_timed_out, 0, milliseconds(1));
+}
+
 TEST_F(Upgrade, does_not_know_the_layout) {
   expect_refusals(programs_.version(2, "unknown_layout"), UpgradeResult::unknown_layout, kLayout + 2);
 }
@@ -286,7 +290,12 @@ TEST_F(Upgrade, hangs_at_its_start) {
   expect_refusals(programs_.version(2, "start_hangs"), UpgradeResult::start_timed_out, SIGKILL, kHangs);
 }
 
-TEST_F(Upgrade, where_the_old_worker_does_not_put_everything_down) {
+class ImpatientUpgrade : public Upgrade {
+ protected:
+  ImpatientUpgrade() : Upgrade(kHangs) {}
+};
+
+TEST_F(ImpatientUpgrade, where_the_old_worker_does_not_put_everything_down) {
   kept_->command("stubborn");
   ASSERT_TRUE(kept_->says("obeyed stubborn"));
   EXPECT_EQ(name(kept_->upgrade(scene(2))), "not_quiesced");
@@ -308,6 +317,15 @@ TEST_F(Upgrade, to_what_a_worker_put_in_the_place_of_the_program_that_was_tried)
 TEST_F(Upgrade, is_given_up_when_the_end_is_wanted) {
   kept_->command("upgrade " + programs_.version(2, "trial_hangs") + " 1000");
   ASSERT_TRUE(wait_until([&] { return kept_->state().step == UpgradeStep::trial; }));
+  expect_nothing_lost();
+}
+
+TEST_F(Upgrade, that_fails_loses_no_reload) {
+  kept_->command("upgrade " + programs_.version(2, "start_hangs") + " " + to_string(kHangs.count()));
+  ASSERT_TRUE(wait_until([&] { return kept_->state().step == UpgradeStep::trying; }));
+  kept_->process().signal(SIGHUP);
+  EXPECT_TRUE(kept_->says("signal 1 ")) << kept_->process().output();
+  EXPECT_EQ(name(kept_->state().result), "start_timed_out");
   expect_nothing_lost();
 }
 

@@ -80,7 +80,15 @@ upstream = "mailbox"
     carry("after " + phase);
     EXPECT_EQ(daemon_->worker(), after.at("pid"));
 
-    const std::string log = daemon_->log(), ended = "reason=worker_crashed";
+    const std::string ended = "reason=worker_crashed";
+    const auto is_told = [&](uint64_t n) {
+      const std::string told = daemon_->log();
+      size_t found = told.find(ended);
+      while (--n && found != std::string::npos) found = told.find(ended, found + 1);
+      return found != std::string::npos;
+    };
+    ASSERT_TRUE(wait_until([&] { return is_told(times); })) << daemon_->log();
+    const std::string log = daemon_->log();
     const size_t at = log.rfind("flow cookie=", log.rfind(ended));
     const std::string cookie = log.substr(at + 5, log.find(' ', at + 5) - at - 5);
     size_t reports = 0;
@@ -94,7 +102,6 @@ upstream = "mailbox"
     EXPECT_EQ(reports, 2u) << cookie << " " << phase << "\n" << log;
   }
 
- private:
   Json totals() const {
     try {
       Json totals = daemon_->totals();
@@ -106,6 +113,7 @@ upstream = "mailbox"
     }
   }
 
+ private:
   std::optional<TcpListener> server_{std::in_place, at(kAddress, kServerPort)};
   std::vector<Pair> others_;
 };
@@ -118,6 +126,30 @@ TEST_P(Poison, InTheHello) {
 TEST_P(Poison, InTheProxyHeaderAndAgain) {
   for (const uint64_t times : {1u, 2u})
     expect_crashes(kProxyPort, std::string("PROXY ") + kPoison, "proxy_header", times);
+}
+
+// Flows are adopted before the new program is taken for good: the old one is back, with all of them.
+TEST_P(Poison, InTheAdoptionByANewProgram) {
+  const TempDir directory;
+  const std::filesystem::path program = directory.path() + "/dies-in-adoption";
+  std::filesystem::copy_file(daemon_program(), program);
+  std::filesystem::permissions(program, std::filesystem::perms(0755));
+  daemon_->ask({{"command", "upgrade"}, {"program", program}, {"patience_s", 60}});
+  Json upgrade;
+  ASSERT_TRUE(wait_until([&] {
+    try {
+      upgrade = daemon_->status().at("worker").at("upgrade");
+    } catch (const std::exception&) {
+      return false;  // the worker that was asked is gone
+    }
+    return upgrade.at("answered") == 1;
+  })) << daemon_->log();
+  EXPECT_EQ(upgrade.at("result"), "start_failed") << daemon_->log();
+  EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(daemon_->process().pid()) + "/exe"),
+            daemon_program());
+  EXPECT_EQ(totals().at("active"), kOthers);
+  EXPECT_EQ(totals().at("closed"), Json::object());
+  carry("after it");
 }
 
 }  // namespace

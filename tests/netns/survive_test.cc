@@ -252,6 +252,22 @@ TEST_P(Survive, NotTheEndOfTheKeeper) {
   daemon_.reset();
 }
 
+TEST_P(Survive, AWorkerThatAloneWasToEnd) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  ASSERT_EQ(::kill(daemon_->worker(), SIGTERM), 0);
+  ASSERT_TRUE(daemon_->process().wait_for("draining: 1 flows")) << daemon_->log();
+  kill_worker();
+  const TcpStream client2 = connect();
+  const TcpStream upstream2 = server.accept();
+  for (auto [from, to] :
+       {std::pair<const TcpStream*, const TcpStream*>(&client, &upstream), {&client2, &upstream2}}) {
+    from->send_all("EHLO client\r\n");
+    EXPECT_EQ(to->recv_line(), "EHLO client\r");
+  }
+}
+
 TEST_P(Survive, AFinWhileNoWorkerRuns) {
   start();
   const TcpListener server(at(kAddress, kServerPort));

@@ -91,8 +91,9 @@ int serve(const Arguments& arguments) {
         if (is_orphaned(state)) remove_kept(kept);  // nobody else does it
         return own_code;
       },
-      nullptr, {}, {.arguments = arguments.after_name, .memory = kept.memory_file.get(), .inherit = pass_on});
-  remove_kept(kept);
+      [&](const keeper::State&) { remove_kept(kept); }, {},
+      {.arguments = arguments.after_name, .memory = kept.memory_file.get(), .inherit = pass_on});
+  remove_kept(kept);  // again nothing, or it has started none
   return code;
 }
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <latch>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -70,7 +71,6 @@ void wait_for_the_end(Parts& p, Kept& kept, Reload& reload, keeper::State& state
   const int orphaned = keeper::hear_of_keepers_end(state);
   bool draining = false, alone = false;
   std::atomic<uint64_t>& end_ns = kept.memory->end_ns;
-  if (state.ends_wanted == 0) end_ns = 0;  // of a worker that somebody wanted to end alone
   const auto drain = [&] {
     reload.refuse("the daemon is ending");
     const auto grace = shared.plan()->config().daemon.shutdown_grace;
@@ -157,6 +157,13 @@ Result<std::vector<std::string>> apply(Parts& p, Kept& kept, const config::Confi
   return waiting;
 }
 
+// Until every worker has adopted its flows: each looks into its inbox only then.
+void wait_for_adoptions(const flow::Shared& shared) {
+  const auto adopted = std::make_shared<std::latch>(static_cast<ptrdiff_t>(shared.workers.size()));
+  for (auto& w : shared.workers) w->post([=](flow::Worker&) { adopted->count_down(); });
+  adopted->wait();
+}
+
 }  // namespace
 
 int run_worker(const Arguments& arguments, const config::Config& started_with, const config::Source& source,
@@ -207,10 +214,13 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   facts.keeper = &state;
   facts.drained = &kept.memory->drained;
   std::atomic<Readiness> readiness{Readiness::starting};
+  std::atomic<bool> said_ready{false};
   const uid_t keepers = geteuid();  // before become()
   auto admin =
       Admin::start(*kept.admin, [&, keepers](const Json& request, uid_t asker, const Admin::Reply& reply) {
         if (readiness == Readiness::starting) return reply({{"error", "penstockd is still starting"}});
+        // Whoever has an answer counts on what the keeper has been told: for an upgrade, after a death.
+        said_ready.wait(false);
         if (request.value("command", "") == "doctor")
           return examine(*p.doctor, *p.shared.plan(), request, reply);
         // It is executed with the keeper's privileges. Without a name it is the one at the daemon's own path.
@@ -221,6 +231,8 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
       });
   if (!admin) return fail(admin.error().message);
   std::unique_ptr<Admin> admin_thread = std::move(*admin);
+  // Of a worker that somebody wanted to end alone: the next one listens again.
+  if (state.ends_wanted == 0) kept.memory->end_ns = 0;
   if (auto s = is_first || estate.plans.empty() ? begin(p, kept, config, source)
                                                 : take_over(p, kept, arguments, estate);
       !s)
@@ -280,10 +292,14 @@ int run_worker(const Arguments& arguments, const config::Config& started_with, c
   reload.after = [&] { keeper::say_ready(state); };
   facts.reload = &reload;
   check_servers_of(*p.shared.plan(), *p.checker);
+  // As long as the old program can come back; after any other death it serves meanwhile.
+  if (state.step == keeper::UpgradeStep::trying) wait_for_adoptions(p.shared);
   readiness = Readiness::ready;
+  keeper::say_ready(state);
+  said_ready = true;
+  said_ready.notify_all();
   log::info("ready: engine {} ({}), {}, {} threads, {} flows at most", facts.engine, facts.engine_reason,
             facts.io, p.shared.workers.size(), facts.flows_max);
-  keeper::say_ready(state);
 
   wait_for_the_end(p, kept, reload, state, signals.get(), &readiness);
   admin_thread.reset();  // it asks workers, which must run

@@ -196,8 +196,9 @@ Json worker(const keeper::State& k) {
               {"crashes", k.crashes.load()},
               {"upgrades", k.upgrades.load()},
               {"state", keeper::name(k.phase.load())}};
+  const uint32_t answered = k.upgrades_answered;  // before the result: it is written after it
   const keeper::UpgradeResult result = k.result;
-  out["upgrade"] = {{"answered", k.upgrades_answered.load()}, {"result", keeper::name(result)}};
+  out["upgrade"] = {{"answered", answered}, {"result", keeper::name(result)}};
   if (const std::string reason = reason_of(result, k.result_detail); !reason.empty())
     out["upgrade"]["reason"] = reason;
   if (const int64_t when_ns = k.last_crash_ns) {

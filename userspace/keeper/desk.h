@@ -39,6 +39,7 @@ struct Desk {
   Outcome outcome = Outcome::none;
   int exit_code = 0;
   int killed_at_start = 0;  // the signal of a worker that was never ready
+  bool reload_due = false;  // a SIGHUP that no worker has taken
   std::string unconfined;   // why it is not
 
   State* state = nullptr;

@@ -25,6 +25,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -122,6 +123,7 @@ class Keeper {
   pid_t pid_ = getpid(), worker_pid_ = -1;
   FileIdentity old_program_, new_program_;
   int oom_score_ = -1;
+  bool orphaned_ = false;  // by the supervisor's thread
   char oom_worker_[16] = "", oom_keeper_[16] = "";
   std::vector<char*> argv_;  // of a program that we execute: path, option, descriptor, arguments
   char descriptor_text_[16] = "";
@@ -144,6 +146,8 @@ int Keeper::run() {
       break;
     }
     if (desk_.outcome == Outcome::end) break;
+    // Of this process, not of a thread: it stays pending across execve(2) until the next supervisor reads it.
+    if (std::exchange(desk_.reload_due, false)) kill(pid_, SIGHUP);
     desk_.outcome == Outcome::upgrade ? upgrade() : go_back();
   }
   return finish();
@@ -280,9 +284,9 @@ void Keeper::serve_requests() {
       futex(desk_.requests, FUTEX_WAIT, kIdle);
       continue;
     }
-    if (requests & kStartWorker) start_worker();
-    if (requests & kStartTrial) start_trial();
     if (requests & kTidy) tidy();
+    if (requests & kStartTrial) start_trial();
+    if (requests & kStartWorker) start_worker();  // the last: from then on the table stands still
     desk_.requests.fetch_and(~requests | kIdle);  // never sets a bit: 0 stays 0
     const uint64_t one = 1;
     [[maybe_unused]] ssize_t n = write(desk_.doors.wake, &one, sizeof one);
@@ -374,6 +378,7 @@ void Keeper::start_trial() {
   if (desk_.trial_pid < 0) {
     desk_.refusal = UpgradeResult::exec_failed;
     desk_.refusal_detail = errno;
+    close_and_forget(own(kNewProgram));
   } else {
     own(kTrialEnd) = desk_.trial = end;
   }
@@ -438,9 +443,7 @@ void Keeper::answer_upgrade(UpgradeResult result, int detail) {
 // worker ends as by SIGTERM; nobody starts another.
 void Keeper::end_orphan() {
   State& state = *desk_.state;
-  fprintf(
-      stderr, "penstockd: the keeper %s; the daemon ends\n",
-      desk_.unconfined.empty() ? "lost its supervisor" : ("is not confined: " + desk_.unconfined).c_str());
+  orphaned_ = true;
   desk_.exit_code = 1;
   state.phase = Phase::stopping;
   state.ends_wanted = std::max(state.ends_wanted.load(), 1u);
@@ -461,19 +464,23 @@ void Keeper::end_orphan() {
 
 int Keeper::finish() {
   State& state = *desk_.state;
-  if (own(kTrialEnd) >= 0) {
+  if (desk_.trial_pid > 0) {
     kill(desk_.trial_pid, SIGKILL);
     waitid(P_PID, static_cast<id_t>(desk_.trial_pid), nullptr, WEXITED);
   }
-  if (desk_.start_errno) log::error("cannot start a worker: {}", strerror(desk_.start_errno));
-  if (desk_.killed_at_start)
-    log::error("the worker was killed by signal {} ({}) before it was ready", desk_.killed_at_start,
-               strsignal(desk_.killed_at_start));
   if (clean_up_) clean_up_(state);
   for (auto& fd : state.descriptors)
     if (&fd != &own(kStateFd)) close_and_forget(fd);
   close_and_forget(own(kStateFd));
   munmap(desk_.state, kStateBytes);
+  // Only now: nobody may be reading, and then this waits for ever.
+  if (orphaned_)
+    log::error("the keeper {}; the daemon has ended",
+               desk_.unconfined.empty() ? "lost its supervisor" : "is not confined: " + desk_.unconfined);
+  if (desk_.start_errno) log::error("cannot start a worker: {}", strerror(desk_.start_errno));
+  if (desk_.killed_at_start)
+    log::error("the worker was killed by signal {} ({}) before it was ready", desk_.killed_at_start,
+               strsignal(desk_.killed_at_start));
   return desk_.exit_code;
 }
 

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <ctime>
 #include <iterator>
+#include <utility>
 
 #include "keeper/desk.h"
 
@@ -81,7 +82,8 @@ class Supervisor {
   uint32_t ends_wanted_ = 0, quick_deaths_ = 0;
   bool ever_ready_ = false;
   bool announced_ = false;    // that this worker is ready
-  bool reload_due_ = false;   // a SIGHUP was passed on; the worker has not begun
+  bool reload_due_ = false;   // a SIGHUP came; no worker has begun
+  bool usr1_due_ = false;     // a SIGUSR1 came, and there was no worker
   bool upgrade_due_ = false;  // SIGUSR2
   uint32_t reloads_ = 0, upgrade_asks_ = 0;
   Cause cause_ = Cause::died;
@@ -140,10 +142,12 @@ bool Supervisor::wait() {
     if (waitid(P_PID, static_cast<id_t>(pid_of(*child)), &died, WEXITED | WNOHANG) || died.si_pid == 0)
       continue;
     const Death death{died.si_code == CLD_EXITED, died.si_status};
-    if (child == &worker_)
+    if (child == &worker_) {
       on_worker_death(death);
-    else
+    } else {
+      desk_.trial_pid = -1;
       on_trial_end(death);
+    }
   }
   return true;
 }
@@ -202,6 +206,7 @@ void Supervisor::read_signals() {
     listen_to_worker();  // it may have become ready just before
   } else {
     if (signal == SIGHUP) reload_due_ = true;
+    if (signal == SIGUSR1) usr1_due_ = worker_ < 0;
     send(worker_, signal);
   }
 }
@@ -234,11 +239,18 @@ void Supervisor::take_answers() {
       on_worker_death({true, 1});
     else if (ends_wanted_)  // maybe since it was started
       send(worker_, SIGTERM);
+    // It goes on with the configuration that the last one had.
+    if (reload_due_) send(worker_, SIGHUP);
+    if (std::exchange(usr1_due_, worker_ < 0 && usr1_due_)) send(worker_, SIGUSR1);
     if (ends_wanted_ == 2) kill_at_ = started_ + ns(timing_.end_grace);
+    if (timed_out_ && step_ == UpgradeStep::trying) send(worker_, SIGKILL);
   }
   if (done & kStartTrial) {
     trial_ = desk_.trial;
-    if (trial_ < 0) end_upgrade(desk_.refusal, desk_.refusal_detail);
+    if (trial_ < 0)
+      end_upgrade(desk_.refusal, desk_.refusal_detail);
+    else if (timed_out_ || ends_wanted_)  // before it was there to be killed
+      send(trial_, SIGKILL);
   }
 }
 
@@ -288,12 +300,9 @@ void Supervisor::on_worker_death(Death death) {
   const int64_t lived = monotonic_ns() - started_;
   worker_ = -1;
   kill_at_ = 0;
-  if (reload_due_) {  // systemd waits for it; whoever comes next begins with the new configuration
-    reload_due_ = false;
-    notify("RELOADING=1\nMONOTONIC_USEC=%" PRId64, monotonic_ns() / 1000);
-  }
   const bool put_down = step_ == UpgradeStep::quiescing && death.is(kQuiesced);
   if (put_down && !ends_wanted_) {
+    desk_.reload_due = reload_due_;
     desk_.outcome = Outcome::upgrade;
     return;
   }
@@ -308,6 +317,7 @@ void Supervisor::on_worker_death(Death death) {
   if (step_ == UpgradeStep::trying) {
     state_.result = timed_out_ ? UpgradeResult::start_timed_out : UpgradeResult::start_failed;
     state_.result_detail = death.what;
+    desk_.reload_due = reload_due_;
     desk_.outcome = Outcome::back;
     return;
   }
