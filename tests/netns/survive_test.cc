@@ -122,6 +122,30 @@ TEST_P(Survive, AStalledReader) {
   EXPECT_TRUE(closed_for("completed"));
 }
 
+// A death between the two stores.
+TEST_P(Survive, APipeWhoseSizeWasNotWritten) {
+  start();
+  if (sockmap()) GTEST_SKIP() << "a direction that is held takes no pipe";
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  PatternReader at_server(upstream, 1);
+  at_server.pause();
+  PatternSender up(client, 1, {.bytes_max = kBulkBytes});
+  flow::FlowTable table = flow_table();
+  ASSERT_TRUE(wait_until([&] { return table[0].direction[0].pipe_in >= 0; }));
+  Nobody nobody(*daemon_);
+  ASSERT_GE(table[0].direction[0].pipe_in, 0);
+  table[0].direction[0].pipe_capacity_bytes = 0;
+  nobody.end();
+  at_server.resume();
+  const auto result = at_server.finish();
+  EXPECT_EQ(result.bytes, kBulkBytes);
+  EXPECT_EQ(result.wrong_at, std::nullopt);
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(), End::fin);
+  EXPECT_TRUE(closed_for("completed"));
+}
+
 TEST_P(Survive, HalfClosed) {
   start();
   const TcpListener server(at(kAddress, kServerPort));

@@ -12,6 +12,7 @@
 // blamed for the time that no worker ran.
 #include "flow/adopt.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
@@ -183,6 +184,9 @@ Stock take_stock(Shared& shared, uint32_t threads) {
         dr.pipe_in = dr.pipe_out = -1;
         continue;
       }
+      // Whoever died as it took or grew it may not have written its size.
+      if (const int capacity = fcntl(dr.pipe_in, F_GETPIPE_SZ); capacity > 0)
+        dr.pipe_capacity_bytes = static_cast<uint32_t>(capacity);
       stock.descriptors.push_back(dr.pipe_in);
       stock.descriptors.push_back(dr.pipe_out);
       pipes++;
