@@ -16,6 +16,7 @@
 #include <stdexcept>
 
 #include "crash/signals.h"
+#include "flow/close_reason.h"
 #include "flow/record.h"
 #include "netns/edge.h"
 #include "support/tls_hello.h"
@@ -172,7 +173,20 @@ TEST_P(Survive, ARecordThatCannotBeSo) {
       {"server", [](FlowRecord& r, const FlowRecord&) { r.fd[1] = 0; }},
       {"cookie", [](FlowRecord& r, const FlowRecord& other) { r.cookie[1] = other.cookie[1]; }},
       {"listener", [](FlowRecord& r, const FlowRecord&) { r.listener = 77; }},
-      {"upstream", [](FlowRecord& r, const FlowRecord&) { r.upstream = 1 << 30; }},
+      {"listener of none", [](FlowRecord& r, const FlowRecord&) { r.listener = UINT32_MAX; }},
+      {"upstream", [](FlowRecord& r, const FlowRecord&) { r.upstream = 77; }},
+      {"upstream of none", [](FlowRecord& r, const FlowRecord&) { r.upstream = 1 << 30; }},
+      {"upstream, closing",
+       [](FlowRecord& r, const FlowRecord&) {
+         r.phase = flow::Phase::closing;
+         r.upstream = 77;
+       }},
+      {"no upstream, closing",
+       [](FlowRecord& r, const FlowRecord&) {
+         r.phase = flow::Phase::closing;
+         r.reason = static_cast<uint32_t>(flow::CloseReason::no_server);
+         r.upstream = UINT32_MAX;
+       }},
       {"TLVs", [](FlowRecord& r, const FlowRecord&) { r.tlvs_size = UINT16_MAX; }},
       {"relayed", [](FlowRecord& r, const FlowRecord&) { r.direction[0].relayed_out_bytes = 1 << 20; }},
       {"pipe", [](FlowRecord& r, const FlowRecord& other) {
@@ -218,6 +232,10 @@ TEST_P(Survive, ARecordThatCannotBeSo) {
   EXPECT_TRUE(daemon_->wait_active(0));
   EXPECT_EQ(daemon_->closed("completed"), 1u);
   EXPECT_EQ(daemon_->closed("adoption_failed"), victims.size());
+  const Json status = daemon_->status();
+  for (const char* of : {"listeners", "upstreams"})
+    for (const Json& counted : status.at(of)) EXPECT_EQ(counted.at("active"), 0) << counted;
+  EXPECT_EQ(status.at("listeners").at(0).at("accepted"), victims.size() + 1);
 }
 
 // What the dead worker alone had is all there is.

@@ -318,6 +318,7 @@ class Worker {
   void adopt_all();
   void adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan);
   const char* unsound(const Flow& f) const;
+  void count_as(const Flow& f, uint32_t listener);
   void adopt_proxy_header(Flow& f, uint64_t until_ns);
   void adopt_search(Flow& f);
   void adopt_handoff(Flow& f);
