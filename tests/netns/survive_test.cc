@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -123,7 +124,7 @@ TEST_P(Survive, AStalledReader) {
   EXPECT_TRUE(closed_for("completed"));
 }
 
-// A death between the two stores.
+// A death between the stores of what it is and how much goes in: it is empty then.
 TEST_P(Survive, APipeWhoseSizeWasNotWritten) {
   start();
   if (sockmap()) GTEST_SKIP() << "a direction that is held takes no pipe";
@@ -133,12 +134,23 @@ TEST_P(Survive, APipeWhoseSizeWasNotWritten) {
   at_server.pause();
   PatternSender up(client, 1, {.bytes_max = kBulkBytes});
   flow::FlowTable table = flow_table();
-  ASSERT_TRUE(wait_until([&] { return table[0].direction[0].pipe_in >= 0; }));
+  flow::DirectionRecord& direction = table[0].direction[0];
+  ASSERT_TRUE(wait_until([&] { return direction.pipe_in >= 0; }));
   Nobody nobody(*daemon_);
-  ASSERT_GE(table[0].direction[0].pipe_in, 0);
-  table[0].direction[0].pipe_capacity_bytes = 0;
-  nobody.end();
+  ASSERT_GE(direction.pipe_in, 0);
+  const Fd keeper(static_cast<int>(::syscall(SYS_pidfd_open, daemon_->process().pid(), 0)));
+  const auto of_keeper = [&](int fd) {
+    return static_cast<int>(::syscall(SYS_pidfd_getfd, keeper.get(), fd, 0));
+  };
+  const Fd pipe(of_keeper(direction.pipe_out)), socket(of_keeper(table[0].fd[1]));
   at_server.resume();
+  int left = 0;
+  ASSERT_TRUE(wait_until([&] {
+    splice(pipe.get(), nullptr, socket.get(), nullptr, 1 << 20, SPLICE_F_NONBLOCK);
+    return ioctl(pipe.get(), FIONREAD, &left) == 0 && left == 0;
+  }));
+  direction.pipe_capacity_bytes = 0;
+  nobody.end();
   const auto result = at_server.finish();
   EXPECT_EQ(result.bytes, kBulkBytes);
   EXPECT_EQ(result.wrong_at, std::nullopt);
