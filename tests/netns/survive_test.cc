@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <set>
 #include <stdexcept>
 
 #include "crash/signals.h"
@@ -50,6 +51,23 @@ class Survive : public Edge {
       return now.at("answered") != before.at("answered");
     })) << daemon_->log();
     return now.at("result");
+  }
+  // But for one, perhaps: flows take what there is below the highest. Also gives the limit before.
+  std::vector<Pair> leave_no_descriptor(const TcpListener& server, rlimit* before) {
+    const pid_t keeper = daemon_->process().pid();
+    std::set<int> open;
+    for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", keeper)))
+      open.insert(std::stoi(entry.path().filename()));
+    EXPECT_EQ(::prlimit(keeper, RLIMIT_NOFILE, nullptr, before), 0);
+    const auto end = static_cast<rlim_t>(*open.rbegin()) + 1;
+    std::vector<Pair> flows;
+    while (2 * (flows.size() + 1) + open.size() <= end) {
+      TcpStream client = connect();
+      flows.push_back({std::move(client), server.accept()});
+    }
+    const rlimit none_left{end, before->rlim_max};
+    EXPECT_EQ(::prlimit(keeper, RLIMIT_NOFILE, &none_left, nullptr), 0);
+    return flows;
   }
   // The daemon's, as the next worker will find it.
   flow::FlowTable flow_table() {
@@ -250,29 +268,26 @@ TEST_P(Survive, ARecordThatCannotBeSo) {
   EXPECT_EQ(status.at("listeners").at(0).at("accepted"), victims.size() + 1);
 }
 
-// What the dead worker alone had is all there is.
+// What the dead worker alone had is all there is, for the first program's workers and for another's.
 TEST_P(Survive, WithoutADescriptorToSpare) {
   start();
   const TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);
-  const pid_t keeper = daemon_->process().pid();
-  int free = 0;
-  while (
-      std::filesystem::exists(std::filesystem::symlink_status(fmt::format("/proc/{}/fd/{}", keeper, free))))
-    free++;
-  rlimit before{};
-  ASSERT_EQ(::prlimit(keeper, RLIMIT_NOFILE, nullptr, &before), 0);
-  const rlimit none_left{static_cast<rlim_t>(free), before.rlim_max};
-  ASSERT_EQ(::prlimit(keeper, RLIMIT_NOFILE, &none_left, nullptr), 0);
-  kill_worker();
-  kill_worker();
-  client.send_all("NOOP\r\n");
-  EXPECT_EQ(upstream.recv_line(), "NOOP\r");
-  for (const pid_t process : {keeper, daemon_->worker()})
-    ASSERT_EQ(::prlimit(process, RLIMIT_NOFILE, &before, nullptr), 0);
-  EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
-  upstream.send_all("250\r\n");
-  EXPECT_EQ(client.recv_line(), "250\r");
+  for (const bool last : {false, true}) {
+    rlimit before{};
+    const std::vector<Pair> others = leave_no_descriptor(server, &before);
+    kill_worker();
+    kill_worker();
+    client.send_all("NOOP\r\n");
+    EXPECT_EQ(upstream.recv_line(), "NOOP\r");
+    for (const pid_t process : {daemon_->process().pid(), daemon_->worker()})
+      ASSERT_EQ(::prlimit(process, RLIMIT_NOFILE, &before, nullptr), 0);
+    if (!last) {
+      EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
+    }
+    upstream.send_all("250\r\n");
+    EXPECT_EQ(client.recv_line(), "250\r");
+  }
 }
 
 // Of a daemon that has to be ended by force; the streams are not complete.
@@ -287,6 +302,22 @@ TEST_P(Survive, NotTheEndOfTheKeeper) {
   EXPECT_EQ(upstream.recv_to_end(), End::reset);
   EXPECT_EQ(daemon_->process().wait_exit(), 1);
   expect_no_trace(*daemon_);
+  daemon_.reset();
+}
+
+TEST_P(Survive, NotTheEndOfAnotherProgramsKeeper) {
+  start();
+  EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  rlimit before{};
+  const std::vector<Pair> others = leave_no_descriptor(server, &before);
+  ASSERT_EQ(::kill(daemon_->worker(), SIGSTOP), 0);
+  daemon_->process().signal(SIGTERM);
+  daemon_->process().signal(SIGINT);
+  EXPECT_EQ(client.recv_to_end(), End::reset);
+  EXPECT_EQ(upstream.recv_to_end(), End::reset);
+  EXPECT_EQ(daemon_->process().wait_exit(), 1);
   daemon_.reset();
 }
 
