@@ -16,6 +16,7 @@
 #include <functional>
 #include <set>
 #include <stdexcept>
+#include <thread>
 
 #include "crash/signals.h"
 #include "flow/close_reason.h"
@@ -378,6 +379,24 @@ TEST_P(Survive, NewcomersWhileNoWorkerRuns) {
     EXPECT_EQ(accepted.back().recv_line(), "EHLO client\r");
   }
   EXPECT_EQ(daemon_->totals().at("accepted"), clients.size());
+}
+
+// The dead worker's ring lives on for a while, and is woken for it; nobody comes after it.
+TEST_P(Survive, ANewcomerAloneWhenTheWorkerDies) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  for (int i = 0; i < 20; i++) {
+    std::optional<TcpStream> client;
+    std::thread late([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10 * i));
+      client = connect();
+    });
+    EXPECT_EQ(upgrade(daemon_program()), "done");
+    late.join();
+    const TcpStream upstream = server.accept();
+    client->send_all("EHLO client\r\n");
+    EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
+  }
 }
 
 TEST_P(Survive, WhileItDials) {
