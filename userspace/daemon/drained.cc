@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <string>
 
 #include "base/log.h"
@@ -35,6 +36,8 @@ bool set_drained(const flow::Plan& plan, std::string_view name, bool drained,
 }
 
 void keep_drained(DrainedNames& names, const flow::Plan& plan) {
+  static std::mutex mutex;  // not in `names`: who dies with it would keep it
+  const std::lock_guard lock(mutex);
   std::string text;
   for (size_t i = 0; i < plan.config().upstreams.size(); i++) {
     if (plan.servers_at(i).is_drained()) text += plan.config().upstreams[i].name + "\n";
