@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -13,9 +14,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <set>
 #include <stdexcept>
+#include <thread>
 
 #include "crash/signals.h"
+#include "flow/close_reason.h"
 #include "flow/record.h"
 #include "netns/edge.h"
 #include "support/tls_hello.h"
@@ -64,6 +68,23 @@ accept_proxy = { from = ["127.0.0.0/8"] }
       return now.at("answered") != before.at("answered");
     })) << daemon_->log();
     return now.at("result");
+  }
+  // But for one, perhaps: flows take what there is below the highest. Also gives the limit before.
+  std::vector<Pair> leave_no_descriptor(const TcpListener& server, rlimit* before) {
+    const pid_t keeper = daemon_->process().pid();
+    std::set<int> open;
+    for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", keeper)))
+      open.insert(std::stoi(entry.path().filename()));
+    EXPECT_EQ(::prlimit(keeper, RLIMIT_NOFILE, nullptr, before), 0);
+    const auto end = static_cast<rlim_t>(*open.rbegin()) + 1;
+    std::vector<Pair> flows;
+    while (2 * (flows.size() + 1) + open.size() <= end) {
+      TcpStream client = connect();
+      flows.push_back({std::move(client), server.accept()});
+    }
+    const rlimit none_left{end, before->rlim_max};
+    EXPECT_EQ(::prlimit(keeper, RLIMIT_NOFILE, &none_left, nullptr), 0);
+    return flows;
   }
   // The daemon's, as the next worker will find it.
   flow::FlowTable flow_table() {
@@ -138,6 +159,41 @@ TEST_P(Survive, AStalledReader) {
   EXPECT_TRUE(closed_for("completed"));
 }
 
+// A death between the stores of what it is and how much goes in: it is empty then.
+TEST_P(Survive, APipeWhoseSizeWasNotWritten) {
+  start();
+  if (sockmap()) GTEST_SKIP() << "a direction that is held takes no pipe";
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  PatternReader at_server(upstream, 1);
+  at_server.pause();
+  PatternSender up(client, 1, {.bytes_max = kBulkBytes});
+  flow::FlowTable table = flow_table();
+  flow::DirectionRecord& direction = table[0].direction[0];
+  ASSERT_TRUE(wait_until([&] { return direction.pipe_in >= 0; }));
+  Nobody nobody(*daemon_);
+  ASSERT_GE(direction.pipe_in, 0);
+  const Fd keeper(static_cast<int>(::syscall(SYS_pidfd_open, daemon_->process().pid(), 0)));
+  const auto of_keeper = [&](int fd) {
+    return static_cast<int>(::syscall(SYS_pidfd_getfd, keeper.get(), fd, 0));
+  };
+  const Fd pipe(of_keeper(direction.pipe_out)), socket(of_keeper(table[0].fd[1]));
+  at_server.resume();
+  int left = 0;
+  ASSERT_TRUE(wait_until([&] {
+    splice(pipe.get(), nullptr, socket.get(), nullptr, 1 << 20, SPLICE_F_NONBLOCK);
+    return ioctl(pipe.get(), FIONREAD, &left) == 0 && left == 0;
+  }));
+  direction.pipe_capacity_bytes = 0;
+  nobody.end();
+  const auto result = at_server.finish();
+  EXPECT_EQ(result.bytes, kBulkBytes);
+  EXPECT_EQ(result.wrong_at, std::nullopt);
+  upstream.half_close();
+  EXPECT_EQ(client.recv_to_end(), End::fin);
+  EXPECT_TRUE(closed_for("completed"));
+}
+
 TEST_P(Survive, HalfClosed) {
   start();
   const TcpListener server(at(kAddress, kServerPort));
@@ -164,7 +220,20 @@ TEST_P(Survive, ARecordThatCannotBeSo) {
       {"server", [](FlowRecord& r, const FlowRecord&) { r.fd[1] = 0; }},
       {"cookie", [](FlowRecord& r, const FlowRecord& other) { r.cookie[1] = other.cookie[1]; }},
       {"listener", [](FlowRecord& r, const FlowRecord&) { r.listener = 77; }},
-      {"upstream", [](FlowRecord& r, const FlowRecord&) { r.upstream = 1 << 30; }},
+      {"listener of none", [](FlowRecord& r, const FlowRecord&) { r.listener = UINT32_MAX; }},
+      {"upstream", [](FlowRecord& r, const FlowRecord&) { r.upstream = 77; }},
+      {"upstream of none", [](FlowRecord& r, const FlowRecord&) { r.upstream = 1 << 30; }},
+      {"upstream, closing",
+       [](FlowRecord& r, const FlowRecord&) {
+         r.phase = flow::Phase::closing;
+         r.upstream = 77;
+       }},
+      {"no upstream, closing",
+       [](FlowRecord& r, const FlowRecord&) {
+         r.phase = flow::Phase::closing;
+         r.reason = static_cast<uint32_t>(flow::CloseReason::no_server);
+         r.upstream = UINT32_MAX;
+       }},
       {"TLVs", [](FlowRecord& r, const FlowRecord&) { r.tlvs_size = UINT16_MAX; }},
       {"relayed", [](FlowRecord& r, const FlowRecord&) { r.direction[0].relayed_out_bytes = 1 << 20; }},
       {"pipe", [](FlowRecord& r, const FlowRecord& other) {
@@ -210,31 +279,32 @@ TEST_P(Survive, ARecordThatCannotBeSo) {
   EXPECT_TRUE(daemon_->wait_active(0));
   EXPECT_EQ(daemon_->closed("completed"), 1u);
   EXPECT_EQ(daemon_->closed("adoption_failed"), victims.size());
+  const Json status = daemon_->status();
+  for (const char* of : {"listeners", "upstreams"})
+    for (const Json& counted : status.at(of)) EXPECT_EQ(counted.at("active"), 0) << counted;
+  EXPECT_EQ(status.at("listeners").at(0).at("accepted"), victims.size() + 1);
 }
 
-// What the dead worker alone had is all there is.
+// What the dead worker alone had is all there is, for the first program's workers and for another's.
 TEST_P(Survive, WithoutADescriptorToSpare) {
   start();
   const TcpListener server(at(kAddress, kServerPort));
   auto [client, upstream] = open_flow(server);
-  const pid_t keeper = daemon_->process().pid();
-  int free = 0;
-  while (
-      std::filesystem::exists(std::filesystem::symlink_status(fmt::format("/proc/{}/fd/{}", keeper, free))))
-    free++;
-  rlimit before{};
-  ASSERT_EQ(::prlimit(keeper, RLIMIT_NOFILE, nullptr, &before), 0);
-  const rlimit none_left{static_cast<rlim_t>(free), before.rlim_max};
-  ASSERT_EQ(::prlimit(keeper, RLIMIT_NOFILE, &none_left, nullptr), 0);
-  kill_worker();
-  kill_worker();
-  client.send_all("NOOP\r\n");
-  EXPECT_EQ(upstream.recv_line(), "NOOP\r");
-  for (const pid_t process : {keeper, daemon_->worker()})
-    ASSERT_EQ(::prlimit(process, RLIMIT_NOFILE, &before, nullptr), 0);
-  EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
-  upstream.send_all("250\r\n");
-  EXPECT_EQ(client.recv_line(), "250\r");
+  for (const bool last : {false, true}) {
+    rlimit before{};
+    const std::vector<Pair> others = leave_no_descriptor(server, &before);
+    kill_worker();
+    kill_worker();
+    client.send_all("NOOP\r\n");
+    EXPECT_EQ(upstream.recv_line(), "NOOP\r");
+    for (const pid_t process : {daemon_->process().pid(), daemon_->worker()})
+      ASSERT_EQ(::prlimit(process, RLIMIT_NOFILE, &before, nullptr), 0);
+    if (!last) {
+      EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
+    }
+    upstream.send_all("250\r\n");
+    EXPECT_EQ(client.recv_line(), "250\r");
+  }
 }
 
 // Of a daemon that has to be ended by force; the streams are not complete.
@@ -266,6 +336,22 @@ TEST_P(Survive, AWorkerThatAloneWasToEnd) {
     from->send_all("EHLO client\r\n");
     EXPECT_EQ(to->recv_line(), "EHLO client\r");
   }
+}
+
+TEST_P(Survive, NotTheEndOfAnotherProgramsKeeper) {
+  start();
+  EXPECT_EQ(upgrade(daemon_program()), "done") << daemon_->log();
+  const TcpListener server(at(kAddress, kServerPort));
+  auto [client, upstream] = open_flow(server);
+  rlimit before{};
+  const std::vector<Pair> others = leave_no_descriptor(server, &before);
+  ASSERT_EQ(::kill(daemon_->worker(), SIGSTOP), 0);
+  daemon_->process().signal(SIGTERM);
+  daemon_->process().signal(SIGINT);
+  EXPECT_EQ(client.recv_to_end(), End::reset);
+  EXPECT_EQ(upstream.recv_to_end(), End::reset);
+  EXPECT_EQ(daemon_->process().wait_exit(), 1);
+  daemon_.reset();
 }
 
 TEST_P(Survive, AFinWhileNoWorkerRuns) {
@@ -325,6 +411,24 @@ TEST_P(Survive, NewcomersWhileNoWorkerRuns) {
     EXPECT_EQ(accepted.back().recv_line(), "EHLO client\r");
   }
   EXPECT_EQ(daemon_->totals().at("accepted"), clients.size());
+}
+
+// The dead worker's ring lives on for a while, and is woken for it; nobody comes after it.
+TEST_P(Survive, ANewcomerAloneWhenTheWorkerDies) {
+  start();
+  const TcpListener server(at(kAddress, kServerPort));
+  for (int i = 0; i < 20; i++) {
+    std::optional<TcpStream> client;
+    std::thread late([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10 * i));
+      client = connect();
+    });
+    EXPECT_EQ(upgrade(daemon_program()), "done");
+    late.join();
+    const TcpStream upstream = server.accept();
+    client->send_all("EHLO client\r\n");
+    EXPECT_EQ(upstream.recv_line(), "EHLO client\r");
+  }
 }
 
 TEST_P(Survive, WhileItDials) {

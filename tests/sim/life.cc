@@ -163,7 +163,7 @@ void Life::take_over() {
     shared_->workers[r.thread]->adopt(slot, plan == plans_.end() ? plans_.back() : *plan);
   }
   for (uint32_t i = 0; i < listeners_.size(); i++)
-    if (listeners_[i] >= 0 && kernel_.maybe_file(listeners_[i])) add_listener(i);
+    if (listeners_[i] >= 0 && kernel_.maybe_file(listeners_[i])) add_listener(i, true);
   if (!accepting_)
     for (auto& w : shared_->workers) w->stop_accepting();
   for (const int fd : orphans)
@@ -190,13 +190,13 @@ void Life::open_listener(uint32_t index) {
   add_listener(index);
 }
 
-void Life::add_listener(uint32_t index) {
+void Life::add_listener(uint32_t index, bool adopted) {
   Endpoint bound;
   bound.address = *IpAddress::parse("192.0.2.10");
   bound.port = kListenPort;
   if (index % 2) bound.port = 0;  // each connection is asked
   flow::Worker& w = *shared_->workers[index % shape_.threads];
-  w.add_listener({listeners_[index], plans_.back()->listener_slot(index), bound, plans_.back()});
+  w.add_listener({listeners_[index], plans_.back()->listener_slot(index), bound, plans_.back(), adopted});
 }
 
 std::string Life::describe() const {

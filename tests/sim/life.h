@@ -61,7 +61,7 @@ class Life {
   void take_over();
   std::shared_ptr<const flow::Plan> make_plan(uint32_t id);
   void open_listener(uint32_t index);
-  void add_listener(uint32_t index);
+  void add_listener(uint32_t index, bool adopted = false);
   void arrive(const ClientShape& shape);
   Remote remote(const Endpoint& to);
   void begin_server(Socket* socket, const Talk& talk);

@@ -23,7 +23,7 @@ using PlanPtr = std::shared_ptr<const flow::Plan>;
 
 struct Wanted {
   std::string name;
-  std::vector<std::string> servers;
+  std::vector<std::string> servers;  // none: by DNS
 };
 
 struct DrainedTest : testing::Test {
@@ -41,6 +41,7 @@ struct DrainedTest : testing::Test {
     for (const Wanted& w : wanted) {
       config::Upstream& u = c.upstreams.emplace_back();
       u.name = w.name;
+      if (w.servers.empty()) u.srv = "_" + w.name + "._tcp.test";
       for (const std::string& text : w.servers) {
         config::Server& s = u.servers.emplace_back();
         s.host = s.text = text;
@@ -113,6 +114,32 @@ TEST_F(DrainedTest, UnderAnotherConfiguration) {
   keep_drained(*names, *plan);
   EXPECT_EQ(drained_in_the_next({{"mailbox", {"c:25"}}, {"web", {"d:25"}}}),
             (std::set<std::string>{"mailbox", "mailbox/c:25"}));
+}
+
+// What DNS names only after the next worker has begun; told again before that, by whatever is drained next.
+TEST_F(DrainedTest, AServerThatDnsNames) {
+  const auto named = [](const PlanPtr& plan) -> const PlanPtr& {
+    plan->servers_at(1).set_targets({{0, "a", 25, 1}, {0, "b", 25, 1}});
+    return plan;
+  };
+  const std::vector<Wanted> wanted = {{"mailbox", {"a:25"}}, {"imap", {}}};
+  const PlanPtr first = named(make(wanted));
+  EXPECT_FALSE(set_drained(*first, "imap/c:25", true, nullptr));
+  EXPECT_TRUE(set_drained(*first, "imap/b:25", true, nullptr));
+  keep_drained(*names, *first);
+  const PlanPtr second = make(wanted);
+  drain_again(*names, *second);
+  set_drained(*second, "mailbox/a:25", true, nullptr);
+  keep_drained(*names, *second);
+  const PlanPtr third = make(wanted);
+  drain_again(*names, *third);
+  EXPECT_EQ(drained(*named(third)), (std::set<std::string>{"imap/b:25", "mailbox/a:25"}));
+  for (const char* resumed : {"imap/b:25", "imap"}) {
+    const PlanPtr plan = make(wanted);
+    drain_again(*names, *plan);
+    EXPECT_TRUE(set_drained(*plan, resumed, false, nullptr)) << resumed;
+    EXPECT_EQ(drained(*named(plan)), std::set<std::string>{"mailbox/a:25"}) << resumed;
+  }
 }
 
 TEST_F(DrainedTest, MoreThanThereIsRoomForIsCutBehindAName) {

@@ -49,7 +49,7 @@ int go_on(const Arguments& arguments) {
   return keeper::keep(
       [&](keeper::State& state) {
         Kept kept;
-        if (auto s = reopen_kept(state.memory, run, &kept); !s) {
+        if (auto s = reopen_kept(state, run, &kept); !s) {
           log::error("{}", s.error().message);
           return 1;
         }

@@ -33,6 +33,7 @@ struct DrainedServer {
 bool set_drained(const flow::Plan& plan, std::string_view name, bool drained,
                  std::vector<DrainedServer>* servers);
 
+// Thread-safe.
 void keep_drained(DrainedNames& names, const flow::Plan& plan);
 void drain_again(const DrainedNames& names, const flow::Plan& plan);
 

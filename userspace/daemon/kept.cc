@@ -125,14 +125,22 @@ void write_manifest(Kept* k) {
   m.layout = kMemoryLayout;
 }
 
-std::vector<int> descriptors_of(const Manifest& m) {
-  std::vector<int> all = {0, 1, 2, m.table, m.plans, m.crashes, m.admin.fd};
-  if (!m.has_sockmap) return all;
-  for (const int fd : m.sockmap.maps) all.push_back(fd);
-  for (uint32_t t = 0; t < m.threads; t++) all.push_back(m.sockmap.rings[t]);
-  for (const int fd : m.sockmap.programs) all.push_back(fd);
-  for (const int fd : {m.sockmap.socket_ops, m.sockmap.cgroup, m.sockmap.pin_lock}) all.push_back(fd);
+// Sorted.
+std::vector<int> descriptors_of(const Manifest& m, int memory_file) {
+  std::vector<int> all = {0, 1, 2, m.table, m.plans, m.crashes, m.admin.fd, memory_file};
+  if (m.has_sockmap) {
+    for (const int fd : m.sockmap.maps) all.push_back(fd);
+    for (uint32_t t = 0; t < m.threads; t++) all.push_back(m.sockmap.rings[t]);
+    for (const int fd : m.sockmap.programs) all.push_back(fd);
+    for (const int fd : {m.sockmap.socket_ops, m.sockmap.cgroup, m.sockmap.pin_lock}) all.push_back(fd);
+  }
+  std::sort(all.begin(), all.end());
   return all;
+}
+
+bool may_be_a_flows(int fd) {
+  struct stat s {};
+  return fstat(fd, &s) == 0 && (S_ISSOCK(s.st_mode) || S_ISFIFO(s.st_mode));
 }
 
 Status known(const Manifest& m) {
@@ -207,9 +215,10 @@ void reset_open_flows(flow::FlowTable& table) {
     if (r.phase == flow::Phase::free || !shut) continue;
     complete.insert(complete.end(), std::begin(r.fd), std::end(r.fd));
   }
+  std::sort(complete.begin(), complete.end());
   const linger now{1, 0};
   for (const int fd : open_descriptors())
-    if (std::find(complete.begin(), complete.end(), fd) == complete.end())
+    if (!std::binary_search(complete.begin(), complete.end(), fd))
       setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);  // of what is no socket: refused
 }
 
@@ -245,10 +254,17 @@ Status look_at_kept(int memory_file, Kept* k) {
   return Nothing{};
 }
 
-Status reopen_kept(int memory_file, uint64_t run, Kept* k) {
-  const std::vector<int> before = open_descriptors();
+Status reopen_kept(const keeper::State& state, uint64_t run, Kept* k) {
+  const int memory_file = state.memory;
+  std::vector<int> before = open_descriptors();
+  std::sort(before.begin(), before.end());
   if (auto s = look_at_kept(memory_file, k); !s) return s;
   Manifest& m = k->memory->manifest;
+  k->descriptors = descriptors_of(m, memory_file);
+  // What the dead worker alone had (audit.h), as far as no record speaks of it: what follows takes some.
+  std::erase_if(before, [&](int fd) {
+    return !k->is_kept(fd) && !keeper::is_keepers(state, fd) && !may_be_a_flows(fd) && close(fd) == 0;
+  });
   if (m.has_sockmap) {
     auto sockmap = sockmap::Sockmap::reopen(m.sockmap, m.loaded_by == run);
     if (!sockmap) return sockmap.error();
@@ -262,10 +278,9 @@ Status reopen_kept(int memory_file, uint64_t run, Kept* k) {
 #if PENSTOCK_LAYOUT_STEP
   k->memory->takeovers++;
 #endif
-  k->descriptors = descriptors_of(m);
-  k->descriptors.push_back(memory_file);
+  k->descriptors = descriptors_of(m, memory_file);
   for (const int fd : open_descriptors())
-    if (std::find(before.begin(), before.end(), fd) == before.end()) k->descriptors.push_back(fd);
+    if (!std::binary_search(before.begin(), before.end(), fd)) k->descriptors.push_back(fd);
   std::sort(k->descriptors.begin(), k->descriptors.end());
   return Nothing{};
 }
@@ -284,7 +299,8 @@ std::vector<Plans::Kept> needed_plans(Kept& k) {
 
 void remove_kept(int memory_file) {
   Kept k;
-  k.memory_file.reset(fcntl(memory_file, F_DUPFD_CLOEXEC, 3));
+  k.reopened = true;
+  k.memory_file.reset(memory_file);
   if (!map_memory(&k) || !known(k.memory->manifest)) return;
   if (auto table = flow::FlowTable::reopen(k.memory->manifest.table)) reset_open_flows(*table);
   AdminSocket::reopen(k.memory->manifest.admin).remove();

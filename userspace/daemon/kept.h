@@ -94,8 +94,9 @@ void remove_kept(Kept& kept);
 void reset_open_flows(flow::FlowTable& table);
 
 // What another program made, by the descriptor of its memory. With the BPF programs of this one, which its
-// first worker loads. `run`: the same for all workers of this one, and for no other program's.
-Status reopen_kept(int memory_file, uint64_t run, Kept* out);
+// first worker loads. `run`: the same for all workers of this one, and for no other program's. REQUIRES: one
+// thread, and every worker before this one is dead.
+Status reopen_kept(const keeper::State& state, uint64_t run, Kept* out);
 void remove_kept(int memory_file);
 // The configurations that a worker needs: those flows came in under, and the newest. The oldest first.
 std::vector<Plans::Kept> needed_plans(Kept& kept);

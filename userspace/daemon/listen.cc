@@ -220,7 +220,7 @@ bool Listeners::take_found(const Key& key, Wanted* w) {
   for (size_t t = 0; t < w->open.fds.size(); t++) {
     flow::set_keepalive(w->open.fds[t], w->keepalive_ms);
     workers_[t]->add_listener(
-        {w->open.fds[t], w->listener, is_any(key.where.address) ? Endpoint{} : key.where, plan_});
+        {w->open.fds[t], w->listener, is_any(key.where.address) ? Endpoint{} : key.where, plan_, true});
     workers_[t]->assign_listener(w->open.fds[t], w->listener, plan_);  // it may have been about to be retired
   }
   return true;

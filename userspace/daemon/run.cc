@@ -150,6 +150,7 @@ Result<std::vector<std::string>> apply(Parts& p, Kept& kept, const config::Confi
   log::set_level(c.daemon.log_level);
   p.resolver->configure({c.dns.servers, c.dns.ttl_min, c.dns.ttl_max, c.dns.stale});
   p.shared.set_plan(*plan);
+  keep_drained(kept.memory->drained, **plan);
   check_servers_of(**plan, *p.checker);
   p.services->wake();
   auto waiting = p.listeners->apply(*plan);

@@ -20,6 +20,7 @@ namespace {
 
 constexpr uint64_t kAcceptRetryNs = 100'000'000;
 constexpr uint64_t kToldAgainNs = 1'000'000'000;
+constexpr uint64_t kSweepNs = 100'000'000, kSweptNs = 1'000'000'000;
 
 // A filter that lets everything pass but a SYN alone: the RST and the end of a handshake, too. It is shown a
 // segment from its TCP header on, as of tcp_v4_rcv().
@@ -50,6 +51,10 @@ void Worker::add_listener(const ListenerSocket& socket) {
     if (!place) place = &w.listening_.emplace_back();
     *place = {.socket = socket};
     w.begin_accept(*place);
+    if (!socket.adopted) return;
+    const uint64_t now_ns = io::now_ns();
+    place->sweep_ns = now_ns + kSweepNs;
+    place->swept_until_ns = now_ns + kSweptNs;
   });
 }
 
@@ -87,7 +92,7 @@ void Worker::stop_accepting() {
     if (!w.accepting_) return;
     w.accepting_ = false;
     for (Listening& l : w.listening_) {
-      l.again_ns = 0;
+      l.again_ns = l.sweep_ns = 0;
       if (l.socket.fd < 0) continue;
       if (l.accepting) w.io_->cancel(w.accept_token(l));
       shutdown(l.socket.fd, SHUT_RD);  // refuses new SYNs at once, also while the cancel is under way
@@ -123,6 +128,17 @@ void Worker::begin_accept(Listening& l) {
 void Worker::accept_again(uint64_t now_ns) {
   for (Listening& l : listening_)
     if (l.again_ns && l.again_ns <= now_ns) begin_accept(l);
+}
+
+// A dead process's accept waits on, exclusively, until the kernel's worker has taken its ring apart: tens of
+// milliseconds after the last close. It alone is woken for a connection that comes meanwhile; with no other
+// behind it, that one would wait for ever.
+void Worker::sweep(uint64_t now_ns) {
+  for (Listening& l : listening_) {
+    if (!l.sweep_ns || l.sweep_ns > now_ns) continue;
+    l.sweep_ns = now_ns < l.swept_until_ns ? now_ns + kSweepNs : 0;
+    accept_waiting(l);
+  }
 }
 
 void Worker::on_accepted(uint32_t index, const io::Completion& c) {
@@ -162,10 +178,14 @@ void Worker::arrive(const Listening& l, int fd) {
 }
 
 void Worker::close_listening(Listening& l) {
-  for (int fd; (fd = accept4(l.socket.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
-    arrive(l, fd);
+  accept_waiting(l);
   close(l.socket.fd);
   l = {};
+}
+
+void Worker::accept_waiting(const Listening& l) {
+  for (int fd; (fd = accept4(l.socket.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
+    arrive(l, fd);
 }
 
 // SO_REUSEPORT spreads connections by their hash: of eight, six may come to one thread of two.

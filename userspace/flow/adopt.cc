@@ -12,6 +12,7 @@
 // blamed for the time that no worker ran.
 #include "flow/adopt.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
@@ -183,6 +184,9 @@ Stock take_stock(Shared& shared, uint32_t threads) {
         dr.pipe_in = dr.pipe_out = -1;
         continue;
       }
+      // Whoever died as it took or grew it may not have written its size.
+      if (const int capacity = fcntl(dr.pipe_in, F_GETPIPE_SZ); capacity > 0)
+        dr.pipe_capacity_bytes = static_cast<uint32_t>(capacity);
       stock.descriptors.push_back(dr.pipe_in);
       stock.descriptors.push_back(dr.pipe_out);
       pipes++;
@@ -253,11 +257,15 @@ const char* Worker::unsound(const Flow& f) const {
   const bool routed = r.upstream != UINT32_MAX;
   if (r.phase > Phase::closing) return "a phase that is none";
   if (!f.plan->find_listener(r.listener)) return "a listener that is none";
-  if (r.phase == Phase::closing) return r.reason < kCloseReasons ? nullptr : "a reason that is none";
-  if (r.fd[kClient] < 0) return "no client";
   if (routed && !f.plan->find_upstream(r.upstream)) return "an upstream that is none";
   if (r.tlvs_size > r.tlvs_bytes.size()) return "TLVs longer than their place";
   if (r.known && !shared_.sockmap) return "the sockmap, and there is none";
+  if (r.phase == Phase::closing) {
+    if (r.reason >= kCloseReasons) return "a reason that is none";
+    const bool no_server = r.reason == static_cast<uint32_t>(CloseReason::no_server);
+    return no_server && !routed ? "no server, and no upstream" : nullptr;
+  }
+  if (r.fd[kClient] < 0) return "no client";
   for (const DirectionRecord& dr : r.direction) {
     if (dr.lane > Lane::shut) return "a lane that is none";
     if (dr.relayed_in_bytes < dr.relayed_out_bytes) return "more out of the pipe than went in";
@@ -266,6 +274,29 @@ const char* Worker::unsound(const Flow& f) const {
   const bool dialed = r.phase == Phase::priming || r.phase == Phase::handing_off || r.phase == Phase::open;
   if (dialed && (!routed || r.fd[kUpstream] < 0)) return "no server, and it was dialled";
   return nullptr;
+}
+
+// Of this listener and of no upstream, which it was not as take_stock() counted.
+void Worker::count_as(const Flow& f, uint32_t listener) {
+  FlowRecord& r = *f.record;
+  Statistics& s = shared_.statistics;
+  const bool ended = shared_.sockmap ? shared_.sockmap->ended(f.slot, r.generation) : r.ended != 0;
+  if (!ended) {
+    Update update(s);
+    if (r.listener < PENSTOCK_LISTENERS_MAX) {
+      uncount(s.listeners[r.listener].accepted);
+      uncount(s.listeners[r.listener].active);
+      if (r.upstream_counted && r.upstream < PENSTOCK_UPSTREAMS_MAX) uncount(s.upstreams[r.upstream].active);
+    } else {
+      count(s.totals->accepted);
+      count(s.totals->active);
+    }
+    count(s.listeners[listener].accepted);
+    count(s.listeners[listener].active);
+  }
+  r.listener = listener;
+  r.upstream = UINT32_MAX;
+  r.upstream_counted = 0;
 }
 
 void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) {
@@ -292,9 +323,9 @@ void Worker::adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan) 
   if (what) {
     log::error("flow cookie={}: its record, phase {}, says what cannot be: {}", r.cookie[kClient],
                static_cast<uint32_t>(r.phase.load()), what);
-    r.listener = f.plan->listener_slot(0);
-    r.upstream = UINT32_MAX;
-    r.upstream_counted = r.tlvs_size = 0;
+    count_as(f, f.plan->listener_slot(0));
+    r.tlvs_size = 0;
+    if (!shared_.sockmap) r.known = 0;
     r.server_endpoint = {};
     r.phase = Phase::closing;
     r.reason = static_cast<uint32_t>(CloseReason::adoption_failed);

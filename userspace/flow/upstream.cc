@@ -96,7 +96,10 @@ Upstream::Upstream(const config::Upstream& what, const Upstream* previous)
     std::lock_guard lock(previous->mutex_);
     known_ = previous->known_;
     drained_ = previous->drained_;
-    if (by_srv_ && previous->what_.srv == what.srv) targets_ = previous->targets_;
+    if (by_srv_ && previous->what_.srv == what.srv) {
+      targets_ = previous->targets_;
+      kept_drained_ = previous->kept_drained_;
+    }
   }
   set_ = make_set(by_srv_ ? servers_of(targets_) : what.servers);
 }
@@ -113,7 +116,7 @@ Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
         server = before->second;
       } else {
         server = std::make_shared<Server>(what_.name, s);
-        server->drained = drained_;
+        server->drained = drained_ || kept_drained_.contains(s.text);
       }
     }
     set.servers.push_back(server);
@@ -178,11 +181,23 @@ Server* Upstream::choose(const IpAddress& client, std::span<const Server* const>
 void Upstream::set_drained(bool drained) {
   std::lock_guard lock(mutex_);
   drained_ = drained;
+  if (!drained) kept_drained_.clear();
 }
 
 bool Upstream::is_drained() const {
   std::lock_guard lock(mutex_);
   return drained_;
+}
+
+bool Upstream::keep_drained(std::string_view server, bool drained) {
+  if (!by_srv_) return false;
+  std::lock_guard lock(mutex_);
+  return drained ? kept_drained_.emplace(server).second : kept_drained_.erase(std::string(server)) > 0;
+}
+
+std::set<std::string, std::less<>> Upstream::kept_drained() const {
+  std::lock_guard lock(mutex_);
+  return kept_drained_;
 }
 
 Server* Upstream::find(uint64_t id) {

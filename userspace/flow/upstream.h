@@ -9,8 +9,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/config.h"
@@ -96,6 +98,9 @@ class Upstream {
   // moment. Those that are there have their own `drained`.
   void set_drained(bool drained);
   bool is_drained() const;
+  // With `srv`, of the server of this text, also when DNS names it only later, or again. False: it was so.
+  bool keep_drained(std::string_view server, bool drained);
+  std::set<std::string, std::less<>> kept_drained() const;
   size_t size() const;  // servers
   void for_each_server(const std::function<void(Server&)>& visit) const;
 
@@ -113,6 +118,7 @@ class Upstream {
   std::vector<dns::SrvTarget> targets_;
   std::string error_;
   bool drained_ = false;
+  std::set<std::string, std::less<>> kept_drained_;
   std::map<std::string, std::shared_ptr<Server>, std::less<>>
       known_;  // by text; gone ones while flows remain
 };

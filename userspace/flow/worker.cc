@@ -213,11 +213,13 @@ void Worker::run() {
     uint64_t until = busy ? 0 : deadlines_.next_ns();
     if (shared_.evicting) until = std::min(until, io::now_ns() + kEvictionNs);
     for (const Listening& l : listening_)
-      if (l.again_ns) until = std::min(until, l.again_ns);
+      for (const uint64_t at_ns : {l.again_ns, l.sweep_ns})
+        if (at_ns) until = std::min(until, at_ns);
     until = std::min(until, refusals_.due_ns());
     io_->run(until, on_completion);
     now_ns_ = io::now_ns();
     accept_again(now_ns_);
+    sweep(now_ns_);
     if (now_ns_ >= refusals_.due_ns()) tell_left_out();
     while (auto id = deadlines_.pop_due(now_ns_)) on_deadline(*id);
 

@@ -110,6 +110,7 @@ struct ListenerSocket {
   uint32_t listener;                 // slot in the statistics
   Endpoint bound;                    // where all its connections were meant for; port 0: each is asked
   std::shared_ptr<const Plan> plan;  // of the flows that begin here
+  bool adopted = false;              // another process accepted from it, and may not have let go of it yet
 };
 
 inline constexpr uint32_t kDeadlinesPerFlow = 3;    // the phase, the two directions
@@ -196,6 +197,8 @@ class Worker {
     bool removing = false;             // closed when that has ended
     bool inherits_other = false;  // what it accepts may have another filter than it should: a retired one's
     uint64_t again_ns = 0;        // when it accepts again after an error; 0: there was none
+    uint64_t sweep_ns = 0;        // when its queue is looked into, whatever is told of it; 0: no more
+    uint64_t swept_until_ns = 0;
   };
   // A connection on its way to becoming a flow.
   struct Arrival {
@@ -237,6 +240,8 @@ class Worker {
   void begin_accept(Listening& l);
   void on_accepted(uint32_t index, const io::Completion& c);
   void accept_again(uint64_t now_ns);
+  void sweep(uint64_t now_ns);
+  void accept_waiting(const Listening& l);
   void arrive(const Listening& l, int fd);
   void close_listening(Listening& l);
   Worker& least_loaded();
@@ -318,6 +323,7 @@ class Worker {
   void adopt_all();
   void adopt_here(uint32_t slot, const std::shared_ptr<const Plan>& plan);
   const char* unsound(const Flow& f) const;
+  void count_as(const Flow& f, uint32_t listener);
   void adopt_proxy_header(Flow& f, uint64_t until_ns);
   void adopt_search(Flow& f);
   void adopt_handoff(Flow& f);
