@@ -46,4 +46,5 @@ class Outages(Story):
     def recovers(self):
         seconds = self.internet.first_greeting_s(RECOVERY_S)
         self.figure(f"first greeting {seconds:.2f} s after the return")
+        # Of which a busy machine leaves one alone.
         self.assertLess(min(timed(self.internet.deliver)[0] for _ in range(3)), 1)
