@@ -201,7 +201,7 @@ TEST_F(HaproxyBelieved, ChecksInSilence) {
   start_believing();
   uint64_t probes = 0;
   for (const char* version : {"send-proxy check", "send-proxy-v2 check", "check-send-proxy check"}) {
-    Process& front = start_front(std::string(version) + " inter 20ms fall 1 rise 1", {});
+    Process& front = start_front(std::string(version) + " inter 20ms fall 5 rise 1", {});
     EXPECT_TRUE(wait_until([&] { return daemon_->closed("proxy_probe") >= probes + 10; })) << version << "\n"
                                                                                            << daemon_->log();
     front.signal(SIGTERM);

@@ -14,6 +14,7 @@
 
 #include "dns/dnsmasq.h"
 #include "netns/edge.h"
+#include "support/lost_time.h"
 #include "support/named_echo.h"
 
 namespace penstock::test {
@@ -125,6 +126,7 @@ class Dial : public Edge {
   uint64_t dialed(size_t upstream = 0) const { return counted("dialed", upstream); }
 
   Netns far_;
+  LostTime lost_;
 };
 FOR_ENGINE(Dial, "auto");
 
@@ -136,7 +138,7 @@ TEST_P(Dial, AnAaaaNobodyAnswersCosts250MsThenNothing) {
   const TcpStream first = connect(), at_server = server.accept();
   const milliseconds took = since(began);
   EXPECT_GE(took, kAttemptDelay - kTurn);
-  EXPECT_LT(took, kAttemptDelay + kBusy);
+  EXPECT_LT(took, kAttemptDelay + kBusy + lost_.so_far());
   EXPECT_EQ(dialed(), 2u);
   daemon_->wait_flow("open");
   const TcpStream second = connect(), at_server_too = server.accept();  // the one that answered goes first
@@ -178,7 +180,7 @@ TEST_P(Dial, BothDeadAreOneConnectTimeout) {
   EXPECT_EQ(connect().recv_to_end(), End::reset);
   const milliseconds took = since(began);
   EXPECT_GE(took, 800ms - kTurn);
-  EXPECT_LT(took, 800ms + kBusy);
+  EXPECT_LT(took, 800ms + kBusy + lost_.so_far());
   EXPECT_TRUE(closed_for("connect_timeout"));
   EXPECT_EQ(dialed(), 2u);
   EXPECT_EQ(counted("dial_failed"), 2u);
@@ -266,7 +268,7 @@ TEST_P(Dial, AServerThatIsSilentLeavesItsShareToTheNext) {
   const TcpStream client = connect(), at_server = server.accept();
   const milliseconds took = since(began);
   EXPECT_GE(took, 1s - kTurn);
-  EXPECT_LT(took, 1s + kBusy);
+  EXPECT_LT(took, 1s + kBusy + lost_.so_far());
 }
 
 TEST_P(Dial, AClientThatLeavesAmidThreeAttempts) {
@@ -287,9 +289,11 @@ TEST_P(Dial, ManyAddressesNobodyAnswersAt) {
   int most = 0;
   const auto began = Clock::now();
   while (!client.readable_within(1ms)) most = std::max(most, attempts());
-  EXPECT_LT(since(began), 1600ms + kBusy);
+  EXPECT_LT(since(began), 1600ms + kBusy + lost_.so_far());
   EXPECT_TRUE(closed_for("connect_timeout"));
-  EXPECT_GE(dialed(), 4u);
+  if (lost_.so_far() == 0ms) {
+    EXPECT_GE(dialed(), 4u);
+  }
   EXPECT_LE(dialed(), 1u + 1600 / 250);
   EXPECT_LE(most, 3 + 1);  // one that is given up may be seen while it closes
 }
@@ -299,7 +303,8 @@ TEST_P(Dial, ManyAddressesThatRefuse) {
   start_mail("servers = [\"mx.test:3525\"]\nretries = 0");
   const auto began = Clock::now();
   EXPECT_EQ(connect().recv_to_end(), End::reset);
-  EXPECT_LT(since(began), 5s);  // the answer is as old as the first of them: it is asked for once more
+  EXPECT_LT(since(began),
+            5s + lost_.so_far());  // the answer is as old as the first of them: it is asked for once more
   EXPECT_TRUE(closed_for("connect_refused"));
   EXPECT_EQ(dialed(), uint64_t{kMany});
 }
@@ -311,13 +316,13 @@ TEST_P(Dial, DescriptorsThatRunOutAmidADial) {
   const pid_t daemon = daemon_->worker();
   const auto began = Clock::now();
   const TcpStream client = connect();
-  ASSERT_TRUE(wait_until([&] { return attempts() == 1; }));
+  ASSERT_TRUE(wait_until([&] { return attempts() >= 1; }));
   rlimit before{};
   ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, nullptr, &before), 0);
   const rlimit none_left{16, before.rlim_max};
   ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &none_left, nullptr), 0);
-  EXPECT_TRUE(client.readable_within(1s + kBusy));
-  EXPECT_LT(since(began), 1s + kBusy);
+  EXPECT_TRUE(client.readable_within(kPatience));
+  EXPECT_LT(since(began), 1s + kBusy + lost_.so_far());
   ASSERT_EQ(::prlimit(daemon, RLIMIT_NOFILE, &before, nullptr), 0);
   EXPECT_TRUE(closed_for("connect_timeout"));
 }
@@ -329,7 +334,8 @@ TEST_P(Dial, AnAnswerThatComesTooLate) {
   const TcpListener server = far("10.9.0.2");
   netns_.ip("neigh del 10.9.0.2 dev edge0");
   far_.ip("addr del 10.9.0.2/24 dev far0");  // the segment to it waits for its address on the cable
-  start_mail("servers = [\"mx.test:3525\"]\nretries = 0");
+  std::ofstream("/proc/sys/net/ipv4/neigh/edge0/mcast_solicit") << 100;  // a question a second
+  start_mail("servers = [\"mx.test:3525\"]\nretries = 0\nconnect = \"20s\"");
   const TcpStream client = connect();
   ASSERT_TRUE(wait_until([&] { return dialed() >= 1; }));
   dns.pause();
@@ -373,7 +379,7 @@ TEST_P(DialSrv, TheLowestPriorityServesTheOthersAreItsBackups) {
   first.reset();
   const auto began = Clock::now();
   const TcpStream client = connect(), at_server = second.accept();
-  EXPECT_LT(since(began), kBusy);  // before its name may be asked again
+  EXPECT_LT(since(began), kBusy + lost_.so_far());  // before its name may be asked again
 }
 
 TEST_P(DialSrv, AQuestionNobodyAnswers) {
@@ -420,7 +426,7 @@ TEST_P(DialSrv, IsAskedAgainWhenNoServerCanBeReached) {
   dns.emplace(kDnsPort, std::vector{here_, srv("3002,10,1")});
   const auto began = Clock::now();
   const TcpStream client = connect(), at_server = server.accept();
-  EXPECT_LT(since(began), 1s + kBusy);  // a name is asked once a second at most
+  EXPECT_LT(since(began), 1s + kBusy + lost_.so_far());  // a name is asked once a second at most
 }
 
 }  // namespace

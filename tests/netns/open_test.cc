@@ -60,7 +60,7 @@ TEST_P(Open, ServerSpeaksFirst) {
 }
 
 TEST_P(Open, DataBeforeTheDialIsDone) {
-  start();
+  start("[timeouts]\nconnect = \"60s\"\n");
   // A full accept queue: the daemon's SYN is dropped and sent again after a second.
   std::optional<TcpListener> server(std::in_place, at(kAddress, kServerPort), 0);
   const TcpStream in_the_way = TcpStream::connect(server->address());
@@ -74,7 +74,7 @@ TEST_P(Open, DataBeforeTheDialIsDone) {
 }
 
 TEST_P(Open, ManyBytesBeforeTheDialIsDone) {
-  start();
+  start("[timeouts]\nconnect = \"60s\"\n");
   std::optional<TcpListener> server(std::in_place, at(kAddress, kServerPort), 0);
   const TcpStream in_the_way = TcpStream::connect(server->address());
   const TcpStream client = connect();
@@ -110,7 +110,7 @@ TEST_P(Open, DataAndFinAtOnce) {
 }
 
 TEST_P(Open, ClientHalfClosedBeforeTheHandOff) {
-  start();
+  start("[timeouts]\nconnect = \"60s\"\n");
   std::optional<TcpListener> server(std::in_place, at(kAddress, kServerPort), 0);
   const TcpStream in_the_way = TcpStream::connect(server->address());
   const TcpStream client = connect();

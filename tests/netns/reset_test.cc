@@ -59,7 +59,7 @@ TEST_P(Reset, ByTheClientRightAfterItConnected) {
 }
 
 TEST_P(Reset, ByTheClientDuringTheDial) {
-  start();
+  start("[timeouts]\nconnect = \"60s\"\n");
   std::optional<TcpListener> server(std::in_place, at(kAddress, kServerPort), 0);
   const TcpStream in_the_way = TcpStream::connect(server->address());
   TcpStream client = connect();

@@ -40,8 +40,10 @@ TEST_P(UrgentRelayed, GoesBackToSpliceForTheByte) {
   const TcpListener server(at(kAddress, kServerPort));
   const auto [client, upstream] = open_flow(server);
   const std::string cookie = daemon_->flows()[0].at("cookie");
-  ASSERT_EQ(daemon_->order_lane(cookie, "up", "relay"), "");
-  ASSERT_TRUE(daemon_->wait_lane("up", "relay"));
+  ASSERT_TRUE(wait_until([&] {  // by another order, should it have gone back, being quiet, before we look
+    EXPECT_EQ(daemon_->order_lane(cookie, "up", "relay"), "");
+    return daemon_->flows()[0].at("directions").at("up").at("lane") == "relay";
+  })) << daemon_->flows();
   send_with_urgent_byte(client);
   EXPECT_EQ(upstream.recv_exactly(9), "abcUdefgh");
 }

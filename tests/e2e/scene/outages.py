@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is behind the edge is not up yet, goes away, comes back."""
-import time
 
 from scene import HOME, MAILBOX, WWW
 from stage import wait_for
-from story import Story
+from story import Story, timed
 
 RECOVERY_S = 10  # an interval of the checks
 
@@ -47,6 +46,5 @@ class Outages(Story):
     def recovers(self):
         seconds = self.internet.first_greeting_s(RECOVERY_S)
         self.figure(f"first greeting {seconds:.2f} s after the return")
-        began_s = time.monotonic()
-        self.internet.deliver()
-        self.assertLess(time.monotonic() - began_s, 1)
+        # Of which a busy machine leaves one alone.
+        self.assertLess(min(timed(self.internet.deliver)[0] for _ in range(3)), 1)
