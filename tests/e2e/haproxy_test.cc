@@ -223,9 +223,9 @@ TEST_F(HaproxyBelieved, ChecksTheGreeting) {
   start_echo();
   start_believing();
   Process& front = start_front(
-      "send-proxy-v2 check inter 500ms fall 1 rise 1\n  option tcp-check\n  tcp-check expect string mailbox",
+      "send-proxy-v2 check inter 500ms fall 3 rise 1\n  option tcp-check\n  tcp-check expect string mailbox",
       {});
-  EXPECT_TRUE(wait_until([&] { return echo_->served() >= 3; }));
+  EXPECT_TRUE(wait_until([&] { return echo_->served() >= 4; }));
   front.signal(SIGTERM);
   front.wait_exit();
   EXPECT_EQ(front.output().find("DOWN"), std::string::npos) << front.output();

@@ -94,7 +94,7 @@ Process::~Process() {
 // Until the pipe ends, or the program has and nothing more comes: descendants may keep the pipe open for
 // ever.
 void Process::collect(int fd) {
-  constexpr int kDescendantsQuietMs = 200;
+  constexpr int kDescendantsQuietMs = 1000;
   char bytes[4096];
   pollfd watched[] = {{fd, POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
   for (;;) {
