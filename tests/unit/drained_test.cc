@@ -142,6 +142,25 @@ TEST_F(DrainedTest, AServerThatDnsNames) {
   }
 }
 
+// Its flows keep it while DNS does not name it; what is said of it then is true when DNS names it again.
+TEST_F(DrainedTest, AServerThatDnsNamesAgain) {
+  for (const char* resumed : {"imap/b:25", "imap"}) {
+    const PlanPtr plan = make({{"imap", {}}});
+    flow::Upstream& imap = plan->servers_at(0);
+    imap.set_targets({{0, "a", 25, 1}, {0, "b", 25, 1}});
+    imap.for_each_server([](flow::Server& s) { s.flows = 1; });
+    set_drained(*plan, "imap/b:25", true, nullptr);
+    imap.set_targets({{0, "a", 25, 1}});
+    set_drained(*plan, resumed, false, nullptr);
+    imap.set_targets({{0, "a", 25, 1}, {0, "b", 25, 1}});
+    EXPECT_EQ(drained(*plan), std::set<std::string>{}) << resumed;
+    imap.set_targets({{0, "b", 25, 1}});
+    set_drained(*plan, "imap", true, nullptr);
+    imap.set_targets({{0, "a", 25, 1}, {0, "b", 25, 1}});
+    EXPECT_EQ(drained(*plan), (std::set<std::string>{"imap", "imap/a:25", "imap/b:25"})) << resumed;
+  }
+}
+
 TEST_F(DrainedTest, MoreThanThereIsRoomForIsCutBehindAName) {
   std::vector<Wanted> many;
   for (int i = 0; i < 700; i++) many.push_back({std::to_string(i) + std::string(90, 'u'), {"a:25"}});

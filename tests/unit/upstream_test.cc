@@ -233,6 +233,19 @@ TEST(Upstream, WhatIsKnownOfAServerOutlivesAReload) {
   EXPECT_FALSE(find(after, "c").drained);
 }
 
+TEST(Upstream, AServerThatComesBackToItsFlowsIsNotDrainedByWhatWasSaidBefore) {
+  Upstream before(upstream({server("a"), server("b")}), nullptr);
+  Server& a = find(before, "a");
+  a.drained = true;
+  a.flows = 7;
+  Upstream without(upstream({server("b")}), &before);
+  Upstream with(upstream({server("a"), server("b")}), &without);
+  EXPECT_EQ(&find(with, "a"), &a);
+  EXPECT_FALSE(a.drained);
+  without.set_drained(true);
+  EXPECT_TRUE(find(Upstream(upstream({server("a")}), &without), "a").drained);
+}
+
 TEST(Upstream, WeightsAreThoseOfTheNewConfiguration) {
   Upstream before(upstream({server("a"), server("b")}), nullptr);
   Upstream after(upstream({server("a", 3), server("b")}), &before);

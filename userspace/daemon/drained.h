@@ -11,8 +11,8 @@
 
 namespace penstock::daemon {
 
-// In memory that outlives the worker; zeros are an empty one. One writer; a list that was not written whole
-// is not there, the one before it is.
+// In memory that outlives the worker; zeros are an empty one. One writer at a time; a list that was not
+// written whole is not there, the one before it is.
 struct DrainedNames {
   static constexpr size_t kBytesMax = 64 << 10;
   struct List {

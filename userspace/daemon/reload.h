@@ -32,6 +32,8 @@ class Reload {
   Json run();
   std::function<void()> before, after;  // of each
   void refuse(std::string why);         // from now on
+  // As long as it is held, none runs.
+  std::unique_lock<std::mutex> exclude() { return std::unique_lock(running_); }
   // Another worker put it to work. What it was refused before that is forgotten.
   void go_on(const config::Config& current);
   // For status and metrics: the file, its generation (1: of the start) and when it was read, how often since
@@ -44,7 +46,7 @@ class Reload {
   const Arguments arguments_;
   const config::Config started_with_;
   const Apply apply_;
-  std::mutex running_;        // of one run()
+  std::mutex running_;
   mutable std::mutex mutex_;  // of what follows
   std::string refusal_, error_;
   std::vector<std::string> pending_;

@@ -95,6 +95,7 @@ Upstream::Upstream(const config::Upstream& what, const Upstream* previous)
   if (previous) {
     std::lock_guard lock(previous->mutex_);
     known_ = previous->known_;
+    set_.servers = previous->set_.servers;
     drained_ = previous->drained_;
     if (by_srv_ && previous->what_.srv == what.srv) {
       targets_ = previous->targets_;
@@ -114,6 +115,10 @@ Upstream::Set Upstream::make_set(const std::vector<config::Server>& servers) {
       const auto before = known_.find(s.text);
       if (before != known_.end()) {
         server = before->second;
+        // While it was not named no command could reach it.
+        const auto& named = set_.servers;
+        if (std::find(named.begin(), named.end(), server) == named.end())
+          server->drained = drained_ || kept_drained_.contains(s.text);
       } else {
         server = std::make_shared<Server>(what_.name, s);
         server->drained = drained_ || kept_drained_.contains(s.text);

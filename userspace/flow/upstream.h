@@ -109,7 +109,7 @@ class Upstream {
     std::vector<std::shared_ptr<Server>> servers;
     std::unique_ptr<route::Balance> balance;  // null when there is no server
   };
-  Set make_set(const std::vector<config::Server>& servers);
+  Set make_set(const std::vector<config::Server>& servers);  // the one before is in set_
 
   const config::Upstream what_;
   const bool by_srv_;
