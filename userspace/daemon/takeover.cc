@@ -76,10 +76,13 @@ Estate inspect(Parts& p, Kept& kept, const keeper::State& state) {
   const crash::Options reports = report_options(kept);
   crash::Shared& crashed = *reports.shared;
   const uint64_t crashes = state.crashes;
-  if (kept.memory->crashes_told.exchange(crashes) != crashes)
+  const bool died = kept.memory->crashes_told.exchange(crashes) != crashes;
+  if (died)
     e.death = fmt::format("worker {} died: {}; {}{}", state.last_crash_pid.load(), death_of(state),
                           report_death(kept, reports, state), in_hand_of(crashed));
-  if (const uint32_t guilty = crashed.guilty; guilty && guilty <= PENSTOCK_THREADS_MAX)
+  // What a new program died of that did not come to serve is no crash, and says nothing of a flow under this
+  // one.
+  if (const uint32_t guilty = crashed.guilty; died && guilty && guilty <= PENSTOCK_THREADS_MAX)
     if (const auto flow = crashed.hands[guilty - 1].flow()) flow::blame(p.shared, *flow);
   crashed.guilty = 0;
   for (InHand& hand : crashed.hands) hand.let_go();
