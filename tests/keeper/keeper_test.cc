@@ -315,6 +315,18 @@ TEST(Keeper, goes_on_ending_where_the_next_one_cannot_start) {
   EXPECT_EQ(kept.exit_code(), 0);
 }
 
+TEST(Keeper, gives_up_ending_where_no_worker_takes_over_however_long_each_tries) {
+  Kept kept("ready,exit1", {"backoff=1", "backoff_max=1", "storm=5", "steady=0"});
+  ASSERT_TRUE(kept.ready(1));
+  kept.command("drains");
+  ASSERT_TRUE(kept.says("obeyed drains"));
+  kept.process().signal(SIGTERM);
+  ASSERT_TRUE(kept.says("draining"));
+  kept.kill_worker();
+  EXPECT_EQ(kept.exit_code(), 1);
+  EXPECT_TRUE(kept.says("cleaned up stopping"));
+}
+
 TEST(Keeper, gives_up_ending_where_each_worker_dies_of_it) {
   Kept kept("ready,signal9", {"backoff=1", "backoff_max=1", "storm=5", "steady=60000"});
   ASSERT_TRUE(kept.ready(1));

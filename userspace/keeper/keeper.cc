@@ -473,7 +473,7 @@ int Keeper::finish() {
     if (&fd != &own(kStateFd)) close_and_forget(fd);
   close_and_forget(own(kStateFd));
   munmap(desk_.state, kStateBytes);
-  // Only now: nobody may be reading, and then this waits for ever.
+  // Only now: where nobody reads them, each of these lines waits for a second.
   if (orphaned_)
     log::error("the keeper {}; the daemon has ended",
                desk_.unconfined.empty() ? "lost its supervisor" : "is not confined: " + desk_.unconfined);

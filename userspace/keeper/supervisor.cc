@@ -337,7 +337,9 @@ void Supervisor::on_worker_death(Death death) {
   state_.last_crash_exit_code = death.exited ? death.what : 0;
   state_.last_crash_cause = cause_;
   state_.last_crash_ns = clock_ns(CLOCK_REALTIME);
-  quick_deaths_ = lived < ns(timing_.steady) ? quick_deaths_ + 1 : 0;
+  // One that is to end what is open and cannot even take it over is a quick death, however long it tried.
+  const bool in_vain = ends_wanted_ && !was_ready;
+  quick_deaths_ = in_vain || lived < ns(timing_.steady) ? quick_deaths_ + 1 : 0;
   state_.quick_deaths = quick_deaths_;
   if (ends_wanted_ && quick_deaths_ >= timing_.storm) return end(1);
   int64_t delay = 0;
