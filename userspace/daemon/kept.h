@@ -29,7 +29,7 @@ inline constexpr uint32_t kMemoryLayout = 2 + kLayoutStep;  // of Memory and Pla
 inline constexpr size_t kManifestBytes = 3136, kTotalsAt = 1187968;
 
 // Where everything is that a worker of another program has to find. Written before the first worker; the
-// layout, `sockmap` and `loaded_by` also by the first worker of each other program.
+// layout and `sockmap` also by each worker of another program, `loaded_by` by its first.
 struct Manifest {
   uint32_t layout;
   uint32_t flows_max, threads;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "base/assert.h"
@@ -21,6 +22,7 @@ namespace {
 constexpr uint64_t kAcceptRetryNs = 100'000'000;
 constexpr uint64_t kToldAgainNs = 1'000'000'000;
 constexpr uint64_t kSweepNs = 100'000'000, kSweptNs = 1'000'000'000;
+constexpr int kSweptMax = 64;  // at a time: others wait for their turn
 
 // A filter that lets everything pass but a SYN alone: the RST and the end of a handshake, too. It is shown a
 // segment from its TCP header on, as of tcp_v4_rcv().
@@ -137,7 +139,7 @@ void Worker::sweep(uint64_t now_ns) {
   for (Listening& l : listening_) {
     if (!l.sweep_ns || l.sweep_ns > now_ns) continue;
     l.sweep_ns = now_ns < l.swept_until_ns ? now_ns + kSweepNs : 0;
-    accept_waiting(l);
+    accept_waiting(l, kSweptMax);
   }
 }
 
@@ -178,13 +180,14 @@ void Worker::arrive(const Listening& l, int fd) {
 }
 
 void Worker::close_listening(Listening& l) {
-  accept_waiting(l);
+  accept_waiting(l, INT_MAX);  // it gets no more
   close(l.socket.fd);
   l = {};
 }
 
-void Worker::accept_waiting(const Listening& l) {
-  for (int fd; (fd = accept4(l.socket.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
+void Worker::accept_waiting(const Listening& l, int most) {
+  for (int fd;
+       most-- > 0 && (fd = accept4(l.socket.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
     arrive(l, fd);
 }
 

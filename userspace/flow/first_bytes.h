@@ -8,8 +8,8 @@
 namespace penstock::flow {
 
 void set_low_water(int fd, size_t bytes);
-// Was there a RST? The kernel tells it once (SO_ERROR), and who was told may have died since; then recv() gives
-// 0, as after a FIN. REQUIRES: no FIN of ours yet.
+// Was there a RST? The kernel tells it once (SO_ERROR), and who was told may have died since; then recv()
+// gives 0, as after a FIN. REQUIRES: no FIN of ours yet.
 bool was_reset(int fd);
 
 }  // namespace penstock::flow

@@ -241,7 +241,7 @@ class Worker {
   void on_accepted(uint32_t index, const io::Completion& c);
   void accept_again(uint64_t now_ns);
   void sweep(uint64_t now_ns);
-  void accept_waiting(const Listening& l);
+  void accept_waiting(const Listening& l, int most);
   void arrive(const Listening& l, int fd);
   void close_listening(Listening& l);
   Worker& least_loaded();
