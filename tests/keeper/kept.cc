@@ -60,6 +60,10 @@ bool Kept::ready(uint64_t start) {
 
 void Kept::kill_worker(int signal) {
   kill(state().worker_pid, signal);
+  if (signal != SIGSTOP) return;
+  // Not before it is stopped: of signals that wait, the lowest is taken first.
+  EXPECT_TRUE(
+      wait_until([&] { return status_line(std::to_string(state().worker_pid), "State").starts_with("T"); }));
 }
 
 UpgradeResult Kept::upgrade(const std::string& path, milliseconds patience) {
