@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <future>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -345,7 +346,8 @@ Json order_lane(flow::Shared& shared, const Json& request) {
 // {"name": "mailbox"}, or "mailbox/192.0.2.1:25".
 Json drain(const flow::Shared& shared, const Facts& facts, const Json& request, bool drained) {
   const auto name = request.at("name").get<std::string>();
-  const auto alone = facts.reload->exclude();  // one would make its plan of the former drains
+  std::unique_lock<std::mutex> alone;  // a reload would make its plan of the former drains
+  if (facts.reload) alone = facts.reload->exclude();
   const auto plan = shared.plan();
   std::vector<DrainedServer> servers;
   if (!set_drained(*plan, name, drained, &servers)) {

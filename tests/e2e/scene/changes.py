@@ -89,6 +89,7 @@ class Changes(Story):
         began_s = time.monotonic()
         wait_for("the edge to listen there", lambda: self.delivers_to(LATE))
         self.figure(f"first delivery {time.monotonic() - began_s:.2f} s after the address")
+        edge.wait_active(0)  # while the client can still acknowledge the end
 
     def delivers_to(self, address):
         try:
