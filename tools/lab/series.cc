@@ -118,6 +118,8 @@ class Records {
     if (!file_) fail(path.c_str());
   }
   ~Records() { fclose(file_); }
+  Records(const Records&) = delete;
+  Records& operator=(const Records&) = delete;
   void add(uint64_t when_ns, const Flow& flow, uint64_t what) {
     const std::array<uint64_t, 3> record{when_ns, flow.number, what};
     fwrite(record.data(), sizeof record, 1, file_);

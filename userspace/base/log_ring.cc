@@ -63,7 +63,8 @@ LogRing::LogRing(std::span<std::byte> memory)
   }
   found_ = h.magic == 0 ? Found::nothing : Found::garbage;
   h.layout = 0;  // so that dying in here leaves garbage, too
-  if (found_ == Found::garbage) memset(static_cast<void*>(slots_), 0, count_ * sizeof(Slot));
+  if (found_ == Found::garbage)
+    std::fill_n(reinterpret_cast<std::byte*>(slots_), count_ * sizeof(Slot), std::byte{});
   h.slot_bytes = kSlotBytes;
   h.slots = count_;
   h.next = h.read = 1;

@@ -133,7 +133,7 @@ std::string_view name_of(int signal_number) {
 Shared& Shared::take_over(std::span<std::byte> memory) {
   PENSTOCK_ASSERT(memory.size() >= sizeof(Shared) && reinterpret_cast<uintptr_t>(memory.data()) % 8 == 0);
   auto* shared = reinterpret_cast<Shared*>(memory.data());
-  if (shared->layout != kSharedLayout) memset(memory.data(), 0, sizeof(Shared));
+  if (shared->layout != kSharedLayout) std::fill_n(memory.data(), sizeof(Shared), std::byte{});
   shared->layout = kSharedLayout;
   return *shared;
 }

@@ -29,7 +29,7 @@ class Text {
   int fd_ = -1;
   size_t left_ = 0, used_ = 0;
   int error_ = 0;
-  char buffer_[2048];
+  char buffer_[2048] = {};
 };
 
 // How many bytes printable() would write.
