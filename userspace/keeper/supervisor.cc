@@ -290,7 +290,7 @@ void Supervisor::on_tick() {
   if (ticks_missed_ != patience || patience == 0 || kill_at_) return;
   cause_ = Cause::no_heartbeat;
   kill_at_ = monotonic_ns() + ns(timing_.abort_grace);
-  notify("STATUS=the worker has no heartbeat and is ended");
+  desk_.notify.send("STATUS=the worker has no heartbeat and is ended");
   send(worker_, SIGABRT);
 }
 
