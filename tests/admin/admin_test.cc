@@ -192,7 +192,7 @@ TEST_F(AdminTest, answers_where_there_is_no_descriptor) {
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
   const Fd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   std::vector<Fd> taken;
-  for (Fd fd(::dup(client.get())); fd.valid(); fd.reset(::dup(client.get()))) taken.push_back(std::move(fd));
+  for (int fd; (fd = ::dup(client.get())) >= 0;) taken.emplace_back(fd);
   std::atomic<bool> over = false;
   auto thief = std::async(std::launch::async, [&] {
     std::vector<Fd> stolen;
