@@ -51,7 +51,7 @@ std::string Client::line() {
     }
     searched = received_.size();
     pollfd p{socket_.get(), POLLIN, 0};
-    if (::poll(&p, 1, 10'000) <= 0) return "(nothing)";
+    if (::poll(&p, 1, 60'000) <= 0) return "(nothing)";
     char buffer[1 << 16];
     ssize_t n = ::recv(socket_.get(), buffer, sizeof buffer, 0);
     if (n <= 0) return "(closed)";

@@ -25,7 +25,7 @@ class Client {
   explicit Client(const std::string& path);  // asserts that it connects
   void send(std::string_view bytes);  // blocks until the daemon has taken them; a closed peer is no error
   void shut_down();
-  // The next line without its end; "(closed)" when the peer closes first, "(nothing)" after 10 s of silence.
+  // The next line without its end; "(closed)" when the peer closes first, "(nothing)" after 60 s of silence.
   std::string line();
 
  private:
